@@ -1,0 +1,72 @@
+"""State to files and back: tensors as safetensors, the rest as JSON, written so that a reader never sees half of it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clcore.errors import UserError
+
+FORMAT = 1
+TENSORS, FACTS = "state.safetensors", "state.json"
+
+
+class DamagedCheckpoint(UserError):  # noqa: N818
+    """A checkpoint that is incomplete, damaged, or of another version."""
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes a checkpoint; the JSON comes last, so a folder that has it is complete.
+
+    Args:
+        folder: made if need be.
+        tensors: name -> tensor.
+        facts: anything JSON can hold; NaN is not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / TENSORS, tensors)
+    text = json.dumps({"format": FORMAT, **facts}, allow_nan=False)
+    _replace(folder / FACTS, text.encode())
+
+
+def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write` wrote.
+
+    Raises:
+        DamagedCheckpoint: a file is missing or cannot be read, or the format is not ours.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        tensors = load((folder / TENSORS).read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"checkpoint {folder} cannot be read: {error}") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise DamagedCheckpoint(f"checkpoint {folder} has another format than {FORMAT}")
+    return tensors, facts
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes one safetensors file, whole or not at all."""
+    from safetensors.torch import save
+
+    _replace(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,78 @@
+"""Accuracy of a pack on the tasks of a benchmark: one row of the accuracy matrix at a time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from clcore.benchmarks import Split
+from clcore.methods.base import At, Method, Tensors
+from clcore.pack import packed
+from clcore.randomness import torch_stream
+from clcore.trainer import EVAL_BATCH, Pool
+
+
+class Evaluator:
+    """Counts right answers.
+
+    A method whose weights differ between tasks is told the task in task-il; elsewhere it infers the task of every example, and
+    in class-il a wrong task makes a wrong answer (van de Ven & Tolias, 2019).
+
+    Args:
+        method: the method.
+        seed: the trial's seed (random guessing draws from it).
+        dtype: type of the inputs.
+    """
+
+    def __init__(self, method: Method, seed: int, dtype: torch.dtype) -> None:
+        self.method, self.seed, self.dtype = method, seed, dtype
+        self.infers = method.task_specific and method.layout.scenario != "task-il"
+
+    def accuracy(self, split: Split, params: Tensors, memory: Tensors, hp: Tensors, at: At, learned: Sequence[At] = ()) -> Tensor:
+        """Share of right answers of each member, shape [members], in [0, 1].
+
+        Args:
+            split: the examples.
+            params: empty for a task learned before; what has just begun or been trained otherwise.
+            memory: shape [members, ...].
+            hp: shape [members].
+            at: the task the examples belong to.
+            learned: all tasks learned so far, where the task is to be inferred; empty where it is given.
+        """
+        at = replace(at, phase="eval")
+        pool = Pool({at.task: split}, self.dtype)
+        right = torch.zeros(len(next(iter(hp.values()))) if hp else _members(memory), device=pool.device)
+        with torch.no_grad(), torch_stream(self.seed, "decide", at.seen, at.task):
+            if learned and self.infers:
+                for batch in pool.batches(EVAL_BATCH):
+                    right += self._inferred(memory, hp, batch.inputs, batch.labels, at, learned)
+            else:
+                right = self._given(pool, right, params, memory, hp, at)
+        return right.double() / len(split)
+
+    def _given(self, pool: Pool, right: Tensor, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensor:
+        weights = packed(lambda p, m, h: self.method.effective_weights(p, m, h, at))(params, memory, hp)
+        decide = packed(lambda w, x: self.method.decide(self.method.logits(w, x, at)), shared=1)
+        for batch in pool.batches(EVAL_BATCH):
+            wanted = batch.labels + self.method.label_offset(at.task)
+            right += (decide(weights, batch.inputs) == wanted).sum(-1)
+        return right
+
+    def _inferred(self, memory: Tensors, hp: Tensors, inputs: Tensor, labels: Tensor, at: At, learned: Sequence[At]) -> Tensor:
+        def answers(m: Tensors, h: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
+            tasks = self.method.infer_task(m, h, x, learned)
+            weights = [self.method.effective_weights({}, m, h, past) for past in learned]
+            decided = torch.stack([self.method.decide(self.method.logits(w, x, p)) for w, p in zip(weights, learned, strict=True)])
+            return tasks, decided.gather(0, tasks[None])[0]
+
+        tasks, classes = packed(answers, shared=1)(memory, hp, inputs)
+        right = classes == labels
+        if self.method.layout.scenario == "class-il":
+            right &= tasks == at.task
+        count: Tensor = right.sum(-1)
+        return count
+
+
+def _members(memory: Tensors) -> int:
+    return len(next(iter(memory.values())))

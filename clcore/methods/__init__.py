@@ -1,0 +1,18 @@
+"""The methods, found by name. Add one of your own with an entry point ``clsweep.methods`` or a file that sets METHOD."""
+
+from clcore.methods.base import At, Batch, Layout, Method, Stage, Tensors
+from clcore.registry import Registry
+
+METHODS = Registry(
+    "method",
+    {
+        "finetune": "clcore.methods.finetune:METHOD",
+        "freeze": "clcore.methods.freeze:METHOD",
+        "joint": "clcore.methods.joint:METHOD",
+        "random": "clcore.methods.random_guess:METHOD",
+        "hat": "clcore.methods.hat:METHOD",
+        "tfm": "clcore.methods.tfm:METHOD",
+    },
+)
+
+__all__ = ["METHODS", "At", "Batch", "Layout", "Method", "Stage", "Tensors"]

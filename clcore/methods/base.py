@@ -1,0 +1,275 @@
+"""The contract of a method: how shared parameters become the weights of one task's network, and what is protected.
+
+Everything works on flat dictionaries of tensors. ``params`` is what the optimiser trains during a task; ``memory`` stays
+fixed while a task is learned. Functions marked *packed* run for one member under ``torch.func.vmap``: no branching on tensor
+values and no ``.item()`` in them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from clcore.masks import Mask
+from clcore.networks.base import HEAD, Network
+
+Tensors = dict[str, Tensor]
+Scenario = Literal["task-il", "domain-il", "class-il"]
+
+#: Keys of memory that live for one task: :meth:`Method.prepare` makes them and nothing stores them.
+DERIVED = "derived."
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a method may know of a benchmark: never its data.
+
+    Attributes:
+        scenario: task-il, domain-il or class-il (van de Ven & Tolias).
+        outputs: number of classes of each task.
+    """
+
+    scenario: Scenario
+    outputs: tuple[int, ...]
+
+    def offset(self, task: int) -> int:
+        """First output of a task in a head that spans all classes (class-il)."""
+        return sum(self.outputs[:task])
+
+
+@dataclass(frozen=True)
+class At:
+    """Where we are.
+
+    Attributes:
+        task: the task, from 0.
+        phase: ``"train"``: soft maps, annealed gates, dropout; ``"eval"``: their final form.
+        seen: tasks begun so far, the current one included.
+        progress: (b - 1) / (B - 1) of the batch within its epoch, in [0, 1].
+        consumed: samples of this epoch before the batch / samples of the epoch, in [0, 1).
+        sizes: units name -> width in use, from :meth:`Method.sizes`; empty where the method has no such notion.
+    """
+
+    task: int
+    phase: Literal["train", "eval"]
+    seen: int
+    progress: Tensor | float = 1.0
+    consumed: Tensor | float = 1.0
+    sizes: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        inputs: shape [batch, channels, height, width].
+        labels: task-local classes, shape [batch].
+        tasks: the task of each example, shape [batch], where a stage mixes tasks; else None.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    tasks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run within a task.
+
+    Attributes:
+        name: names its random streams.
+        tasks: the tasks whose data are learned from.
+    """
+
+    name: str
+    tasks: tuple[int, ...]
+
+
+class Method:
+    """A continual-learning method; this base class is plain fine-tuning, and every method overrides what it changes.
+
+    Args:
+        hyper: its hyperparameters; fields that are packed reach the functions through ``hp`` instead.
+        network: the network it turns its parameters into.
+        layout: scenario and classes of the benchmark.
+    """
+
+    Hyper: ClassVar[type]
+    packable: ClassVar[bool] = True
+    #: Whether a task's weights differ from another's, so that at test the task must be given or inferred.
+    task_specific: ClassVar[bool] = False
+    #: Largest norm of all gradients together (HAT's code: 10000 for HAT, SGD and joint).
+    clip: ClassVar[float] = 10_000.0
+    #: Prefixes of memory that only learning needs, not a deployment.
+    training_only: ClassVar[tuple[str, ...]] = ()
+    #: Prefixes of memory that :meth:`loss` and :meth:`condition` read; None: all of it. What they do not read need not go
+    #: through every step (a tenth of a small network's step for each ten tensors).
+    reads: ClassVar[tuple[str, ...] | None] = None
+
+    def __init__(self, hyper: Any, network: Network, layout: Layout) -> None:
+        self.hyper, self.network, self.layout = hyper, network, layout
+
+    # -- heads ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def private_heads(self) -> bool:
+        """Whether each task has a head of its own: always in task-il, and for task-specific methods everywhere."""
+        return self.layout.scenario == "task-il" or self.task_specific
+
+    def draw_head(self, outputs: int, like: Tensor) -> Tensors:
+        """A new head by torch's default for linear layers: uniform within 1/sqrt(features)."""
+        bound = 1 / sqrt(self.network.features)
+        return {
+            f"{HEAD}.weight": symmetric((outputs, self.network.features), like) * bound,
+            f"{HEAD}.bias": symmetric((outputs,), like) * bound,
+        }
+
+    def head_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:
+        """The head in force at a task: the one in training, or the stored one (class-il: rows of the classes seen)."""
+        prefix = HEAD if f"{HEAD}.weight" in params or not self.private_heads else f"heads.{at.task}"
+        source = params if f"{prefix}.weight" in params else memory
+        head = {f"{HEAD}.{part}": source[f"{prefix}.{part}"] for part in ("weight", "bias")}
+        if not self.private_heads and self.layout.scenario == "class-il":
+            return {name: tensor[: self.layout.offset(at.seen)] for name, tensor in head.items()}
+        return head
+
+    def stored_head(self, params: Tensors, at: At) -> Tensors:
+        """The head in training under the name it is stored by."""
+        prefix = f"heads.{at.task}" if self.private_heads else HEAD
+        return {f"{prefix}.{part}": params[f"{HEAD}.{part}"] for part in ("weight", "bias")}
+
+    # -- the contract --------------------------------------------------------------------------------------------------
+
+    def start(self, weights: Tensors) -> Tensors:
+        """*Packed.* The memory before the first task, from the initial weights of the network's body."""
+        if self.private_heads:
+            return dict(weights)
+        outputs = self.layout.offset(len(self.layout.outputs)) if self.layout.scenario == "class-il" else None
+        like = next(iter(weights.values()))
+        return {**weights, **self.draw_head(outputs or max(self.layout.outputs), like)}
+
+    def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* What is trained during a task: here the body, and a new head or the shared one."""
+        body = {name: memory[name] for name in self.body}
+        like = next(iter(body.values()))
+        head = self.draw_head(self.layout.outputs[at.task], like) if self.private_heads else self._shared_head(memory)
+        return {**body, **head}
+
+    def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* What can be worked out once before a task; memory holds it from before ``begin_task`` on (see ``DERIVED``)."""
+        return {}
+
+    def effective_weights(self, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* The network's own tensors for a task; with empty ``params``, of a task learned before."""
+        body = {name: params[name] if name in params else memory[name] for name in self.body}
+        return {**body, **self.head_of(params, memory, at)}
+
+    def loss(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batch: Batch) -> Tensor:
+        """*Packed.* The scalar to minimise; on validation data (phase eval) the criterion of the learning-rate schedule."""
+        weights = self.effective_weights(params, memory, hp, at)
+        return F.cross_entropy(self.logits(weights, batch.inputs, at), batch.labels + self.label_offset(at.task))
+
+    def condition(
+        self,
+        grads: Tensors,
+        params: Tensors,
+        memory: Tensors,
+        hp: Tensors,
+        at: At,
+        preview: Callable[[Tensors], Tensors],
+    ) -> Tensors:
+        """*Packed.* Gradients after protection. ``preview(grads)`` is the step the optimiser would take."""
+        return grads
+
+    def constrain(self, params: Tensors) -> Tensors:
+        """*Packed.* Parameters after a step, moved back into their allowed range."""
+        return params
+
+    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
+        """*Packed.* The memory after a task: all that is kept of ``params``. ``batches`` goes over its training data."""
+        return {
+            **memory,
+            **{name: params[name] for name in self.body if name in params},
+            **self.stored_head(params, at),
+        }
+
+    def stages(self, at: At) -> Sequence[Stage]:
+        """The training runs of a task: one on its own data."""
+        return [Stage("train", (at.task,))]
+
+    def sizes(self, memory: Tensors, hp: Tensors, at: At) -> dict[str, int] | None:
+        """On the host, for the whole pack. Units name -> largest width in use at a task, for methods that grow."""
+        return None
+
+    def candidates(self, at: At) -> tuple[str, tuple[float, ...]] | None:
+        """A hyperparameter and the values to try for it at this task, or None; they are trained as one pack."""
+        return None
+
+    def choose(self, accuracy: Sequence[float], at: At) -> int:
+        """Index of the candidate to keep, from the validation accuracy of each."""
+        raise NotImplementedError
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """*Packed.* Predicted classes, shape [batch], from logits, shape [batch, classes]."""
+        return logits.argmax(-1)
+
+    def infer_task(self, memory: Tensors, hp: Tensors, inputs: Tensor, ats: Sequence[At]) -> Tensor:
+        """*Packed.* The task of each example, shape [batch]: the one whose output has the lowest entropy.
+
+        Args:
+            memory: of one member.
+            hp: of one member.
+            inputs: shape [batch, channels, height, width].
+            ats: one a task learned so far, in phase eval.
+        """
+        entropies = []
+        for at in ats:
+            logp = self.logits(self.effective_weights({}, memory, hp, at), inputs, at).log_softmax(-1)
+            entropies.append(-(logp.exp() * logp).sum(-1))
+        return torch.stack(entropies).argmin(0)
+
+    def masks(self, memory: Tensors, task: int) -> dict[str, Mask]:
+        """Layer -> mask a task learned, of one member, for the record."""
+        return {}
+
+    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
+        """Bytes a deployment of one member must keep for all tasks in memory: the payload, without file headers."""
+        return sum(t.numel() * FLOAT_BYTES for name, t in memory.items() if not name.startswith(self.training_only))
+
+    # -- shared by the methods -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def body(self) -> tuple[str, ...]:
+        """Names of the network's parameters without its head."""
+        return tuple(n for n, _ in self.network.named_parameters() if not n.startswith(f"{HEAD}."))
+
+    def logits(self, weights: Tensors, inputs: Tensor, at: At) -> Tensor:
+        """The network's output, shape [batch, classes], under given weights; dropout only in phase train."""
+        training = at.phase == "train"
+        if self.network.training is not training:
+            self.network.train(training)
+        result: Tensor = functional_call(self.network, weights, (inputs,))
+        return result
+
+    def label_offset(self, task: int) -> int:
+        """What is added to a task-local label to index the head's outputs."""
+        return self.layout.offset(task) if self.layout.scenario == "class-il" and not self.private_heads else 0
+
+    def _shared_head(self, memory: Tensors) -> Tensors:
+        return {f"{HEAD}.{part}": memory[f"{HEAD}.{part}"] for part in ("weight", "bias")}
+
+
+#: All floats are counted at float32, whatever a test computes in.
+FLOAT_BYTES = 4
+
+
+def symmetric(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uniform draws in [-1, 1), with the type and device of ``like``."""
+    return torch.rand(*shape, dtype=like.dtype, device=like.device) * 2 - 1

@@ -1,0 +1,72 @@
+"""Joint training: at task t a new model is trained from the initial weights on tasks 1..t together (the upper bound).
+
+It is also the denominator of HAT's forgetting ratio (HAT, section 4.1).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clcore.methods.base import At, Batch, Method, Stage, Tensors
+from clcore.methods.finetune import NoHyper
+from clcore.networks.base import HEAD
+
+INITIAL = "initial."
+
+
+class Joint(Method):
+    """Trains all heads at once; an example is classified among the classes of its own task, as at test."""
+
+    Hyper = NoHyper
+    training_only = (INITIAL,)
+
+    def start(self, weights: Tensors) -> Tensors:
+        """*Packed.* Remembers the initial weights: each task starts from them again."""
+        memory = super().start(weights)
+        return {**memory, **{INITIAL + name: tensor for name, tensor in memory.items()}}
+
+    def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* The initial body, and new heads for all tasks so far."""
+        params = {name: memory[INITIAL + name] for name in self.body}
+        if not self.private_heads:
+            return {**params, **{f"{HEAD}.{part}": memory[f"{INITIAL}{HEAD}.{part}"] for part in ("weight", "bias")}}
+        like = next(iter(params.values()))
+        for task in range(at.task + 1):
+            head = self.draw_head(self.layout.outputs[task], like)
+            params |= {f"heads.{task}.{part}": head[f"{HEAD}.{part}"] for part in ("weight", "bias")}
+        return params
+
+    def loss(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batch: Batch) -> Tensor:
+        """*Packed.* Mean cross-entropy over the examples of all tasks: sum_t n_t CE_t / n (HAT's code)."""
+        weights = self.effective_weights(params, memory, hp, at)
+        tasks = torch.full_like(batch.labels, at.task) if batch.tasks is None else batch.tasks
+        offsets = torch.tensor([self.layout.offset(t) for t in range(at.task + 1)], device=tasks.device)
+        if not self.private_heads:
+            labels = batch.labels + offsets[tasks] if self.layout.scenario == "class-il" else batch.labels
+            return F.cross_entropy(self.logits(weights, batch.inputs, at), labels)
+        weights |= self._all_heads(params, at)
+        owners = torch.cat([torch.full((n,), t, device=tasks.device) for t, n in self._outputs(at)])
+        logits = self.logits(weights, batch.inputs, at)
+        own = logits.masked_fill(owners[None, :] != tasks[:, None], float("-inf"))
+        return F.cross_entropy(own, batch.labels + offsets[tasks])
+
+    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
+        """*Packed.* Replaces the model of the tasks before."""
+        return {**memory, **params}
+
+    def stages(self, at: At) -> Sequence[Stage]:
+        """One run on the data of all tasks so far."""
+        return [Stage("train", tuple(range(at.task + 1)))]
+
+    def _all_heads(self, params: Tensors, at: At) -> Tensors:
+        return {
+            f"{HEAD}.{part}": torch.cat([params[f"heads.{t}.{part}"] for t in range(at.task + 1)]) for part in ("weight", "bias")
+        }
+
+    def _outputs(self, at: At) -> Iterable[tuple[int, int]]:
+        return enumerate(self.layout.outputs[: at.task + 1])
+
+
+METHOD = Joint

@@ -1,0 +1,46 @@
+"""Stratified random guessing: the zero of HAT's forgetting ratio (HAT, section 4.1)."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clcore.methods.base import At, Batch, Method, Stage, Tensors
+from clcore.methods.finetune import NoHyper
+from clcore.networks.base import HEAD
+
+
+class RandomGuess(Method):
+    """Learns nothing but how often each class occurs, and guesses classes that often."""
+
+    Hyper = NoHyper
+
+    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
+        """*Packed.* Stores the logarithm of each class's share as the bias of a head without weights."""
+        outputs = params[f"{HEAD}.bias"].shape[0]
+        offset = self.label_offset(at.task)
+        counts = torch.stack([F.one_hot(batch.labels + offset, outputs).sum(0) for batch in batches]).sum(0)
+        seen = memory.get("counts", torch.zeros_like(counts)) if not self.private_heads else torch.zeros_like(counts)
+        share = (counts + seen) / (counts + seen).sum()
+        guess = {f"{HEAD}.weight": torch.zeros_like(params[f"{HEAD}.weight"]), f"{HEAD}.bias": share.log()}
+        kept = {} if self.private_heads else {"counts": counts + seen}
+        return {**memory, **kept, **self.stored_head(guess, at)}
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """*Packed.* A random order of labels in which class c fills its share of the batch, to rounding."""
+        batch = logits.shape[0]
+        share = logits.softmax(-1).cumsum(-1)
+        place = (torch.randperm(batch, device=logits.device) + 0.5) / batch
+        return (place[:, None] > share[:, :-1]).sum(-1)
+
+    def stages(self, at: At) -> Sequence[Stage]:
+        """Nothing is trained."""
+        return []
+
+    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
+        """The class shares alone."""
+        return sum(4 * t.numel() for n, t in memory.items() if n.endswith(".bias") and n.startswith("head"))
+
+
+METHOD = RandomGuess

@@ -1,0 +1,35 @@
+"""The networks, found by name. Add one of your own with an entry point ``clsweep.networks`` or a file that sets NETWORK."""
+
+from collections.abc import Sequence
+
+from clcore.errors import BadValue
+from clcore.networks.base import Network, Units, Wire
+from clcore.randomness import torch_stream
+from clcore.registry import Registry
+
+NETWORKS = Registry("network", {"mlp": "clcore.networks.mlp:NETWORK"})
+
+__all__ = ["NETWORKS", "Network", "Units", "Wire", "build"]
+
+
+def build(spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0, input_dropout: float = 0.0) -> Network:
+    """A network with its initial weights drawn from the trial's seed.
+
+    Args:
+        spec: name and what it takes after a colon, e.g. ``"mlp:100-100"``; or the path of a ``.py`` file.
+        input_shape: shape of one example, e.g. [1, 28, 28].
+        seed: the trial's seed.
+        dropout: probability of dropping a hidden activation, in [0, 1).
+        input_dropout: the same for the input.
+
+    Raises:
+        UnknownName: no such network.
+        BadValue: what follows the colon is not what the network takes.
+    """
+    name, _, argument = spec.partition(":")
+    make = NETWORKS.get(name)
+    with torch_stream(seed, "network"):
+        network = make(argument, tuple(input_shape), dropout=dropout, input_dropout=input_dropout)
+    if not isinstance(network, Network):
+        raise BadValue("network", spec, f"something that makes a Network, not {type(network).__name__}")
+    return network

@@ -1,0 +1,93 @@
+"""Optimisers as pure functions of one member: they run under vmap, with a learning rate of each member's own.
+
+The formulas and their order of operations are torch.optim's; ``tests/test_optim.py`` holds them to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+RMSPROP_ALPHA = 0.99
+RMSPROP_EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimiser.
+
+    Attributes:
+        slots: names of the tensors it keeps for each parameter.
+        step: (gradient, slots of that parameter, number of this step from 1, momentum) -> (what is multiplied by the
+            learning rate and subtracted, new slots).
+    """
+
+    slots: tuple[str, ...]
+    step: Callable[[Tensor, Tensors, Tensor, float], tuple[Tensor, Tensors]]
+
+    def init(self, params: Tensors) -> Tensors:
+        """A fresh state: zeros for every slot, and the count of steps."""
+        first = next(iter(params.values()))
+        zeros = {f"{slot}.{n}": torch.zeros_like(t) for slot in self.slots for n, t in params.items()}
+        return {**zeros, "steps": torch.zeros((), dtype=first.dtype, device=first.device)}
+
+    def direction(self, grads: Tensors, state: Tensors, momentum: float) -> tuple[Tensors, Tensors]:
+        """What each parameter moves against, per unit of learning rate, and the state afterwards."""
+        steps = state["steps"] + 1
+        moves, after = {}, {"steps": steps}
+        for name, grad in grads.items():
+            slots = {slot: state[f"{slot}.{name}"] for slot in self.slots}
+            moves[name], slots = self.step(grad, slots, steps, momentum)
+            after |= {f"{slot}.{name}": tensor for slot, tensor in slots.items()}
+        return moves, after
+
+    def update(self, grads: Tensors, state: Tensors, params: Tensors, lr: Tensor, momentum: float) -> tuple[Tensors, Tensors]:
+        """Parameters and state after one step."""
+        moves, state = self.direction(grads, state, momentum)
+        return {n: p - lr * moves[n] if n in moves else p for n, p in params.items()}, state
+
+
+def _sgd(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
+    return grad, {}
+
+
+def _momentum(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
+    velocity = momentum * slots["velocity"] + grad
+    return velocity, {"velocity": velocity}
+
+
+def _adam(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
+    first = ADAM_BETAS[0] * slots["first"] + (1 - ADAM_BETAS[0]) * grad
+    second = ADAM_BETAS[1] * slots["second"] + (1 - ADAM_BETAS[1]) * grad * grad
+    scale = second.sqrt() / (1 - ADAM_BETAS[1] ** steps).sqrt() + ADAM_EPS
+    return first / (1 - ADAM_BETAS[0] ** steps) / scale, {"first": first, "second": second}
+
+
+def _rmsprop(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
+    square = RMSPROP_ALPHA * slots["square"] + (1 - RMSPROP_ALPHA) * grad * grad
+    return grad / (square.sqrt() + RMSPROP_EPS), {"square": square}
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer((), _sgd),
+    "momentum": Optimizer(("velocity",), _momentum),
+    "adam": Optimizer(("first", "second"), _adam),
+    "rmsprop": Optimizer(("square",), _rmsprop),
+}
+
+
+def clip_by_norm(grads: Tensors, limit: float) -> Tensors:
+    """Scales all gradients so that their common 2-norm is at most ``limit`` (torch's ``clip_grad_norm_``)."""
+    norm = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    return {name: grad * factor for name, grad in grads.items()}
+
+
+def add_decay(grads: Tensors, params: Tensors, decay: float) -> Tensors:
+    """Adds weight decay to the gradients - before a method protects weights, so that what is protected does not decay."""
+    return {name: grad + decay * params[name] for name, grad in grads.items()} if decay else grads

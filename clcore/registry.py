@@ -1,0 +1,81 @@
+"""Finding things by name: built in, installed by another package (entry points), or in a file of the user's own."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from clcore.errors import BadValue, UnknownName
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The known things of one kind.
+
+    Attributes:
+        kind: what they are, e.g. ``"method"``; also the attribute a user's file must define in capitals (``METHOD``).
+        builtin: name -> ``"module:attribute"``, imported only when asked for.
+    """
+
+    kind: str
+    builtin: dict[str, str]
+
+    @property
+    def group(self) -> str:
+        """The entry point group under which other packages add to this registry."""
+        return f"clsweep.{self.kind}s"
+
+    def names(self) -> list[str]:
+        """All names that can be asked for, files aside."""
+        return sorted({*self.builtin, *(entry.name for entry in self._entries())})
+
+    def get(self, name: str) -> Any:
+        """The thing behind a name.
+
+        Args:
+            name: a built-in name, the name of an entry point, or the path of a ``.py`` file.
+
+        Raises:
+            UnknownName: no such name; the nearest one is shown.
+            BadValue: the file is not there or does not define what it must.
+        """
+        if name.endswith(".py"):
+            return self._from_file(Path(name))
+        if name in self.builtin:
+            module, attribute = self.builtin[name].split(":")
+            return getattr(importlib.import_module(module), attribute)
+        for entry in self._entries():
+            if entry.name == name:
+                return entry.load()
+        raise UnknownName(self.kind, name, self.names())
+
+    def _entries(self) -> importlib.metadata.EntryPoints:
+        return importlib.metadata.entry_points(group=self.group)
+
+    def _from_file(self, path: Path) -> Any:
+        attribute = self.kind.upper()
+        if not path.is_file():
+            raise BadValue(self.kind, str(path), "the path of an existing Python file, or a known name")
+        module = _load(path)
+        if not hasattr(module, attribute):
+            raise BadValue(self.kind, str(path), f"a file that defines {attribute}")
+        return getattr(module, attribute)
+
+
+def source_digest(name: str) -> str | None:
+    """Digest of a user's file, so that a trial's identity changes when the file does; None for other names."""
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] if name.endswith(".py") else None
+
+
+def _load(path: Path) -> ModuleType:
+    name = f"clsweep_file_{path.stem}_{source_digest(str(path))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

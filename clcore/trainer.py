@@ -1,0 +1,293 @@
+"""One stage of one task: a pack trained to its end. The loop every method shares."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from clcore.benchmarks import Split
+from clcore.methods.base import At, Batch, Method, Stage, Tensors
+from clcore.optim import OPTIMIZERS, add_decay, clip_by_norm
+from clcore.pack import packed, select
+from clcore.randomness import numpy_stream, torch_stream
+from clcore.training import Plateau, Training
+
+#: Rows of a batch where nothing is learned; larger ones gain nothing on a CPU and cost memory in a pack.
+EVAL_BATCH = 1024
+
+
+class Pool:
+    """The examples of one or several tasks as one set; a batch is an index, not a copy of the data.
+
+    Args:
+        splits: task -> its examples.
+        dtype: type of the inputs.
+    """
+
+    def __init__(self, splits: Mapping[int, Split], dtype: torch.dtype) -> None:
+        self.splits, self.dtype = splits, dtype
+        self.device = next(iter(splits.values())).labels.device
+        lengths = [len(split) for split in splits.values()]
+        self._tasks = torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(lengths)).to(self.device)
+        self._places = torch.cat([torch.arange(n) for n in lengths]).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def batch(self, positions: Tensor) -> Batch:
+        """The examples at ``positions``, shape [batch]; those of several tasks are grouped by task."""
+        if len(self.splits) == 1:
+            inputs, labels = next(iter(self.splits.values())).batch(positions, self.dtype)
+            return Batch(inputs, labels)
+        tasks = self._tasks[positions]
+        chosen = [(t, self._places[positions[tasks == t]]) for t in self.splits]
+        parts = [(t, *self.splits[t].batch(places, self.dtype)) for t, places in chosen if len(places)]
+        owners = [torch.full_like(labels, t) for t, _, labels in parts]
+        return Batch(torch.cat([x for _, x, _ in parts]), torch.cat([y for _, _, y in parts]), torch.cat(owners))
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """All examples, ``size`` at a time, the last partial batch included.
+
+        Args:
+            size: examples a batch.
+            order: positions, shape [examples]; as stored if None.
+        """
+        order = torch.arange(len(self), device=self.device) if order is None else order
+        for positions in torch.split(order, size):
+            yield self.batch(positions)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A member whose loss stopped being a number.
+
+    Attributes:
+        member: its place in the pack.
+        task: the task, from 0.
+        epoch: the epoch, from 0.
+        step: the step within the task, from 0.
+    """
+
+    member: int
+    task: int
+    epoch: int
+    step: int
+
+
+@dataclass
+class Outcome:
+    """What a stage ended in.
+
+    Attributes:
+        params: of every member (failed ones hold their last), shape [members, ...].
+        epochs: epochs each member trained.
+        train_loss: mean loss of each member's last epoch.
+        failures: members that failed.
+    """
+
+    params: Tensors
+    epochs: list[int]
+    train_loss: list[float]
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains the members of a pack on one stage.
+
+    Members whose schedule has ended, or whose loss is no number any more, leave the pack at the end of the epoch: the rule
+    depends on nothing but the numbers, so a pack trains the same way every time.
+
+    Args:
+        method: the method.
+        training: settings; each member has its own learning rate.
+        seed: the trial's seed.
+        name: prefix of the stage's random streams.
+    """
+
+    def __init__(self, method: Method, training: Training, seed: int, name: tuple[str | int, ...]) -> None:
+        self.method, self.training, self.seed, self.name = method, training, seed, name
+        self.optimizer = OPTIMIZERS[training.optimizer]
+        self.limit = training.clip or method.clip
+        self.start = packed(self.optimizer.init)
+
+    def run(
+        self, params: Tensors, memory: Tensors, hp: Tensors, lrs: list[float], at: At, train: Pool, check: Pool | None
+    ) -> Iterator[Outcome | int]:
+        """Trains to the end of the schedule.
+
+        Args:
+            params: shape [members, ...], as all tensors here.
+            memory: fixed meanwhile.
+            hp: packed hyperparameters, shape [members].
+            lrs: first learning rate of each member.
+            at: the task.
+            train: what is learned from.
+            check: validation data; None where there are none.
+
+        Yields:
+            The number of each epoch as it ends, and last the outcome.
+        """
+        run = _Run(self, params, memory, hp, lrs)
+        for epoch in range(self.training.epochs):
+            run.epoch(epoch, at, train)
+            run.judge(epoch, at, check)
+            yield epoch
+            if not run.active or self._spent(run):
+                break
+        yield run.finish()
+
+    def _spent(self, run: "_Run") -> bool:
+        return bool(self.training.iterations) and run.steps >= self.training.iterations
+
+    def member_step(
+        self, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, batch: Batch, at: At
+    ) -> tuple[Tensors, Tensors, Tensor]:
+        """One step of one member: gradient, protection, clipping, optimiser, constraint - in the order of HAT's code.
+
+        Returns:
+            Parameters, optimiser state, and the loss before the step.
+        """
+        grads, loss = grad_and_value(lambda p: self.method.loss(p, memory, hp, at, batch))(params)
+        grads = add_decay(grads, params, self.training.weight_decay)
+
+        def preview(raw: Tensors) -> Tensors:
+            moves, _ = self.optimizer.direction(raw, state, self.training.momentum)
+            return {name: -lr * move for name, move in moves.items()}
+
+        grads = self.method.condition(grads, params, memory, hp, at, preview)
+        grads = clip_by_norm(grads, self.limit)
+        params, state = self.optimizer.update(grads, state, params, lr, self.training.momentum)
+        return self.method.constrain(params), state, loss
+
+    def packed_step(self, *stacked: Any, batch: Batch, at: At) -> tuple[Tensors, Tensors, Tensor]:
+        """:meth:`member_step` for the whole pack; ``stacked`` are params, state, memory, hp, lr."""
+
+        def one(*args: Any) -> tuple[Tensors, Tensors, Tensor]:
+            *own, inputs, labels, tasks = args
+            return self.member_step(*own, batch=Batch(inputs, labels, tasks), at=at)  # type: ignore[misc]
+
+        result: tuple[Tensors, Tensors, Tensor] = packed(one, shared=3)(*stacked, batch.inputs, batch.labels, batch.tasks)
+        return result
+
+
+class _Run:
+    """The moving parts of one stage."""
+
+    def __init__(self, trainer: Trainer, params: Tensors, memory: Tensors, hp: Tensors, lrs: list[float]) -> None:
+        self.trainer, self.params, self.hp = trainer, params, hp
+        reads = trainer.method.reads
+        self.memory = memory if reads is None else {n: t for n, t in memory.items() if n.startswith(reads)}
+        self.state: Tensors = trainer.start(params)
+        self.members = len(lrs)
+        self.active = list(range(self.members))
+        self.plateau = Plateau(trainer.training, list(lrs))
+        self.kept = {name: tensor.clone() for name, tensor in params.items()}
+        self.outcome = Outcome(self.kept, [0] * self.members, [float("nan")] * self.members)
+        self.steps = 0
+
+    def epoch(self, epoch: int, at: At, train: Pool) -> None:
+        """One pass over the training data."""
+        trainer, size = self.trainer, self.trainer.training.batch_size
+        shuffle = numpy_stream(trainer.seed, "batches", *trainer.name, epoch).permutation(len(train))
+        order = torch.from_numpy(shuffle).to(train.device)
+        batches = -(-len(train) // size)
+        lr = self._rates()
+        self.bad = torch.full((len(self.active),), -1, device=train.device)
+        self.losses = torch.zeros(len(self.active), dtype=lr.dtype, device=train.device)
+        self.begun = self.steps
+        with torch_stream(trainer.seed, "noise", *trainer.name, epoch):
+            for index, batch in enumerate(train.batches(size, order)):
+                now = replace(at, progress=index / max(batches - 1, 1), consumed=index * size / len(train))
+                self._step(batch, now, lr)
+                if trainer._spent(self):
+                    break
+
+    def _step(self, batch: Batch, at: At, lr: Tensor) -> None:
+        self.params, self.state, loss = self.trainer.packed_step(
+            self.params, self.state, self.memory, self.hp, lr, batch=batch, at=at
+        )
+        loss = loss.detach()
+        self.bad = torch.where((self.bad < 0) & ~torch.isfinite(loss), self.steps, self.bad)
+        self.losses += loss
+        self.steps += 1
+
+    def judge(self, epoch: int, at: At, check: Pool | None) -> None:
+        """After an epoch: who failed, who improved, whose rate drops, who is finished."""
+        plateau = self.trainer.training.protocol == "plateau"
+        checked = self._validate(at, check) if plateau and check is not None else self.losses
+        bad, losses, values = torch.stack([self.bad.to(checked), self.losses, checked]).tolist()
+        for place, member in enumerate(self.active):
+            self.outcome.epochs[member] += 1
+            self.outcome.train_loss[member] = losses[place] / max(self.steps - self.begun, 1)
+        failed = {m: int(b) for m, b, v in zip(self.active, bad, values, strict=True) if b >= 0 or not isfinite(v)}
+        for member, step in failed.items():
+            where = step if step >= 0 else self.steps - 1  # training went well, but what it led to gives no number
+            self.outcome.failures.append(Failure(member, at.task, epoch, where))
+        if plateau:
+            self._schedule(values, failed)
+        self._keep_only([m for m in self.active if m not in failed and not self.plateau.done[m]])
+
+    def _schedule(self, values: list[float], failed: dict[int, int]) -> None:
+        sound = [(m, v) for m, v in zip(self.active, values, strict=True) if m not in failed]
+        improved, dropped = self.plateau.update([m for m, _ in sound], [v for _, v in sound])
+        self._store(improved)
+        if dropped:
+            fresh = self.trainer.start(self.params)
+            self.state = self._mixed(dropped, fresh, self.state)
+            if self.trainer.training.restore_on_drop:
+                self.params = self._mixed(dropped, select(self.kept, self.active), self.params)
+
+    def finish(self) -> Outcome:
+        """Keeps the last parameters of members that trained for a fixed time; the plateau keeps the best."""
+        if self.trainer.training.protocol == "fixed":
+            self._store(self.active)
+        return self.outcome
+
+    def _validate(self, at: At, check: Pool) -> Tensor:
+        method, final = self.trainer.method, replace(at, phase="eval", progress=1.0, consumed=1.0)
+        total = torch.zeros_like(self.losses)
+
+        def one(params: Tensors, memory: Tensors, hp: Tensors, *data: Tensor) -> Tensor:
+            return method.loss(params, memory, hp, final, Batch(*data))
+
+        with torch.no_grad():
+            for batch in check.batches(EVAL_BATCH):
+                data = (batch.inputs, batch.labels, batch.tasks)
+                total += packed(one, shared=3)(self.params, self.memory, self.hp, *data) * len(batch.labels)
+        return total / len(check)
+
+    def _rates(self) -> Tensor:
+        like = next(iter(self.params.values()))
+        return torch.tensor([self.plateau.lr[m] for m in self.active], dtype=like.dtype, device=like.device)
+
+    def _store(self, members: list[int]) -> None:
+        if not members:
+            return
+        chosen = select(self.params, [self.active.index(m) for m in members])
+        index = torch.tensor(members, device=next(iter(chosen.values())).device)
+        for name, tensor in self.kept.items():
+            tensor.index_copy_(0, index, chosen[name].detach())
+
+    def _mixed(self, members: list[int], new: Tensors, old: Tensors) -> Tensors:
+        like = next(iter(old.values()))
+        chosen = torch.tensor([m in members for m in self.active], device=like.device)
+        return {n: torch.where(chosen.reshape(-1, *(1,) * (t.dim() - 1)), new[n], t) for n, t in old.items()}
+
+    def _keep_only(self, members: list[int]) -> None:
+        if members == self.active:
+            return
+        places = [self.active.index(m) for m in members]
+        self.active = members
+        if members:
+            self.params, self.state = select(self.params, places), select(self.state, places)
+            self.memory, self.hp = select(self.memory, places), select(self.hp, places)
+
+
+def stage_pool(stage: Stage, splits: Mapping[int, Split | None], dtype: torch.dtype) -> Pool | None:
+    """The examples of a stage's tasks, or None where there are none."""
+    chosen = {t: split for t in stage.tasks if (split := splits[t]) is not None}
+    return Pool(chosen, dtype) if chosen else None
