@@ -1,5 +1,6 @@
 """State to files and back: tensors as safetensors, the rest as JSON, written so that a reader never sees half of it."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -28,8 +29,9 @@ def write(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any])
         facts: anything JSON can hold; NaN is not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / TENSORS, tensors)
-    text = json.dumps({"format": FORMAT, **facts}, allow_nan=False)
+    data = _bytes(tensors)
+    text = json.dumps({"format": FORMAT, "digest": _digest(data), **facts}, allow_nan=False)
+    _replace(folder / TENSORS, data)
     _replace(folder / FACTS, text.encode())
 
 
@@ -44,19 +46,32 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         facts = json.loads((folder / FACTS).read_text())
-        tensors = load((folder / TENSORS).read_bytes())
+        data = (folder / TENSORS).read_bytes()
+        tensors = load(data)
     except (OSError, ValueError, SafetensorError) as error:
         raise DamagedCheckpoint(f"checkpoint {folder} cannot be read: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DamagedCheckpoint(f"checkpoint {folder} has another format than {FORMAT}")
+    if facts.pop("digest", None) != _digest(data):  # flipped bits, or a crash between the two files of an overwritten one
+        raise DamagedCheckpoint(f"checkpoint {folder} is damaged: {TENSORS} is not what {FACTS} belongs to")
     return tensors, facts
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one safetensors file, whole or not at all."""
+    _replace(path, _bytes(tensors))
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    _replace(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    # Copies, because safetensors refuses tensors that share memory, and a method's memory may hold one under two names.
+    data: bytes = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+    return data
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:

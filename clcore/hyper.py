@@ -106,7 +106,7 @@ def convert(declaration: type, name: str, value: Any) -> Any:
     allowed = facts[name].allowed(kind)
     try:
         result = _typed(kind, value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise BadValue(name, value, allowed) from None
     if not _within(facts[name], result):
         raise BadValue(name, value, allowed)

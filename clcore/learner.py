@@ -72,6 +72,9 @@ class Learner:
         Yields:
             Progress at the end of each epoch, and a report for the untrained network and after each task.
         """
+        torch.set_flush_denormal(True)  # gates far below 1e-38 otherwise cost HAT's backward pass a factor of three
+        if self.seen == len(self.benchmark.tasks):
+            yield self._report(None)  # resumed after the last task: what was learned is said again
         if not self.started:
             begun = time.perf_counter()
             self.started = True
@@ -87,8 +90,7 @@ class Learner:
         facts = {
             "alive": self.alive,
             "sizes": [at.sizes for at in self.learned],
-            "members": len(self.members),
-            "seed": self.seed,
+            "pack": self._identity(),
         }
         checkpoint.write(folder, self.memory, facts)
 
@@ -99,7 +101,7 @@ class Learner:
             DamagedCheckpoint: it cannot be read, or is of another pack.
         """
         memory, facts = checkpoint.read(folder)
-        if (facts["members"], facts["seed"]) != (len(self.members), self.seed):
+        if facts.get("pack") != self._identity():
             raise checkpoint.DamagedCheckpoint(f"checkpoint {folder} is of another pack")
         self.memory = {name: tensor.to(self.device) for name, tensor in memory.items()}
         self.alive = facts["alive"]
@@ -110,6 +112,10 @@ class Learner:
     def memory_of(self, index: int) -> Tensors:
         """One member's memory; ``index`` is its place in the pack the learner was made with."""
         return member(self.memory, self.alive.index(index))
+
+    def _identity(self) -> list[str]:
+        """What a checkpoint must have been made by to be continued here."""
+        return [type(self.method).__name__, self.benchmark.digest, str(self.seed), str(self.dtype), *map(repr, self.members)]
 
     # -- one task ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +131,7 @@ class Learner:
         yield self._close(trained, begun)
 
     def _train(self, at: At, memory: Tensors, hp: Tensors, lrs: list[float], name: str) -> Generator[Progress, None, "_Trained"]:
-        at, memory, params = self._begin(at, memory, hp, name)
+        at, memory, params = self.begin(at, memory, hp, name)
         outcome = Outcome(params, [0] * len(lrs), [float("nan")] * len(lrs))
         for stage in self.method.stages(at):
             trainer = Trainer(self.method, self.training, self.seed, (at.task, name, stage.name))
@@ -157,7 +163,8 @@ class Learner:
             return (yield from self._train(at, self.memory, select(trained.hp, picks), lrs, "retrain"))
         return trained.only(picks)
 
-    def _begin(self, at: At, memory: Tensors, hp: Tensors, name: str) -> tuple[At, Tensors, Tensors]:
+    def begin(self, at: At, memory: Tensors, hp: Tensors, name: str) -> tuple[At, Tensors, Tensors]:
+        """The task with its sizes, the memory with what is prepared for it, and new parameters; ``name`` names the draws."""
         at = replace(at, sizes=self.method.sizes(memory, hp, at))
         memory = {**memory, **packed(lambda m, h: self.method.prepare(m, h, at))(memory, hp)}
         with torch_stream(self.seed, "begin", at.task, name):
@@ -196,7 +203,7 @@ class Learner:
             facts: dict[str, Any] = {"bytes": self.method.stored_bytes(own, hp)}
             if outcome is not None:
                 facts |= {"epochs": outcome.epochs[place], "train_loss": outcome.train_loss[place]}
-                facts |= monitoring(self.method, own, self.seen)
+            facts |= monitoring(self.method, own, self.seen)
             members.append(MemberReport(index, validation[place].tolist(), test[place].tolist(), **facts))
         return Report(self.seen, members, [], 0.0)
 
@@ -218,7 +225,7 @@ class Learner:
 
     def _untrained(self, task: int) -> Tensor:
         """Test accuracy on a task that has only begun: for forward transfer."""
-        at, memory, params = self._begin(At(task, "eval", task + 1), self.memory, self.hp, "train")
+        at, memory, params = self.begin(At(task, "eval", task + 1), self.memory, self.hp, "train")
         return self.evaluator.accuracy(self.benchmark.test(task), params, memory, self.hp, at)
 
     def _require_validation(self) -> None:

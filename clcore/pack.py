@@ -39,7 +39,7 @@ def select(tensors: Tensors, members: Sequence[int]) -> Tensors:
     """The chosen members, in the order given (repeats allowed)."""
     if not tensors:
         return {}
-    index = torch.tensor(members, device=next(iter(tensors.values())).device)
+    index = torch.tensor(members, dtype=torch.long, device=next(iter(tensors.values())).device)  # long also where none is chosen
     return {n: t.index_select(0, index) for n, t in tensors.items()}
 
 

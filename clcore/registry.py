@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -73,9 +74,16 @@ def source_digest(name: str) -> str | None:
 
 def _load(path: Path) -> ModuleType:
     name = f"clsweep_file_{path.stem}_{source_digest(str(path))}"
+    if name in sys.modules:
+        return sys.modules[name]  # so that a file's classes are the same classes however often it is asked for
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses with postponed annotations look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

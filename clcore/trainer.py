@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from clcore.benchmarks import Split
 from clcore.methods.base import At, Batch, Method, Stage, Tensors
@@ -131,7 +130,7 @@ class Trainer:
         Yields:
             The number of each epoch as it ends, and last the outcome.
         """
-        run = _Run(self, params, memory, hp, lrs)
+        run = Run(self, params, memory, hp, lrs)
         for epoch in range(self.training.epochs):
             run.epoch(epoch, at, train)
             run.judge(epoch, at, check)
@@ -140,18 +139,45 @@ class Trainer:
                 break
         yield run.finish()
 
-    def _spent(self, run: "_Run") -> bool:
+    def _spent(self, run: "Run") -> bool:
         return bool(self.training.iterations) and run.steps >= self.training.iterations
 
-    def member_step(
+    def packed_step(
         self, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, batch: Batch, at: At
     ) -> tuple[Tensors, Tensors, Tensor]:
-        """One step of one member: gradient, protection, clipping, optimiser, constraint - in the order of HAT's code.
+        """One step of the pack: gradient, protection, clipping, optimiser, constraint - in the order of HAT's code.
+
+        Members do not touch each other, so the gradient of the sum of their losses holds the gradient of each; taking it
+        outside of vmap costs a third less than inside.
 
         Returns:
-            Parameters, optimiser state, and the loss before the step.
+            Parameters, optimiser state, and each member's loss before the step, shape [members].
         """
-        grads, loss = grad_and_value(lambda p: self.method.loss(p, memory, hp, at, batch))(params)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        losses = self.losses(leaves, memory, hp, batch, at)
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+        grads = dict(zip(leaves, found, strict=True))
+
+        def update(*own: Any) -> tuple[Tensors, Tensors]:
+            return self.member_update(*own, at=at)  # type: ignore[misc]
+
+        with torch.no_grad():
+            params, state = packed(update)(grads, params, state, memory, hp, lr)
+        return params, state, losses.detach()
+
+    def losses(self, params: Tensors, memory: Tensors, hp: Tensors, batch: Batch, at: At) -> Tensor:
+        """Each member's loss on one batch, shape [members]."""
+
+        def one(p: Tensors, m: Tensors, h: Tensors, *data: Any) -> Tensor:
+            return self.method.loss(p, m, h, at, Batch(*data))
+
+        result: Tensor = packed(one, shared=3)(params, memory, hp, batch.inputs, batch.labels, batch.tasks)
+        return result
+
+    def member_update(
+        self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, at: At
+    ) -> tuple[Tensors, Tensors]:
+        """One member's parameters and optimiser state after a step with ``grads``."""
         grads = add_decay(grads, params, self.training.weight_decay)
 
         def preview(raw: Tensors) -> Tensors:
@@ -161,21 +187,14 @@ class Trainer:
         grads = self.method.condition(grads, params, memory, hp, at, preview)
         grads = clip_by_norm(grads, self.limit)
         params, state = self.optimizer.update(grads, state, params, lr, self.training.momentum)
-        return self.method.constrain(params), state, loss
-
-    def packed_step(self, *stacked: Any, batch: Batch, at: At) -> tuple[Tensors, Tensors, Tensor]:
-        """:meth:`member_step` for the whole pack; ``stacked`` are params, state, memory, hp, lr."""
-
-        def one(*args: Any) -> tuple[Tensors, Tensors, Tensor]:
-            *own, inputs, labels, tasks = args
-            return self.member_step(*own, batch=Batch(inputs, labels, tasks), at=at)  # type: ignore[misc]
-
-        result: tuple[Tensors, Tensors, Tensor] = packed(one, shared=3)(*stacked, batch.inputs, batch.labels, batch.tasks)
-        return result
+        return self.method.constrain(params), state
 
 
-class _Run:
+class Run:
     """The moving parts of one stage."""
+
+    bad: Tensor
+    losses: Tensor
 
     def __init__(self, trainer: Trainer, params: Tensors, memory: Tensors, hp: Tensors, lrs: list[float]) -> None:
         self.trainer, self.params, self.hp = trainer, params, hp
@@ -188,6 +207,7 @@ class _Run:
         self.kept = {name: tensor.clone() for name, tensor in params.items()}
         self.outcome = Outcome(self.kept, [0] * self.members, [float("nan")] * self.members)
         self.steps = 0
+        self._reset()
 
     def epoch(self, epoch: int, at: At, train: Pool) -> None:
         """One pass over the training data."""
@@ -195,22 +215,17 @@ class _Run:
         shuffle = numpy_stream(trainer.seed, "batches", *trainer.name, epoch).permutation(len(train))
         order = torch.from_numpy(shuffle).to(train.device)
         batches = -(-len(train) // size)
-        lr = self._rates()
-        self.bad = torch.full((len(self.active),), -1, device=train.device)
-        self.losses = torch.zeros(len(self.active), dtype=lr.dtype, device=train.device)
-        self.begun = self.steps
+        self._reset()
         with torch_stream(trainer.seed, "noise", *trainer.name, epoch):
             for index, batch in enumerate(train.batches(size, order)):
                 now = replace(at, progress=index / max(batches - 1, 1), consumed=index * size / len(train))
-                self._step(batch, now, lr)
+                self.step(batch, now)
                 if trainer._spent(self):
                     break
 
-    def _step(self, batch: Batch, at: At, lr: Tensor) -> None:
-        self.params, self.state, loss = self.trainer.packed_step(
-            self.params, self.state, self.memory, self.hp, lr, batch=batch, at=at
-        )
-        loss = loss.detach()
+    def step(self, batch: Batch, at: At) -> None:
+        """One step, and whose loss was a number."""
+        self.params, self.state, loss = self.trainer.packed_step(self.params, self.state, self.memory, self.hp, self.lr, batch, at)
         self.bad = torch.where((self.bad < 0) & ~torch.isfinite(loss), self.steps, self.bad)
         self.losses += loss
         self.steps += 1
@@ -218,7 +233,7 @@ class _Run:
     def judge(self, epoch: int, at: At, check: Pool | None) -> None:
         """After an epoch: who failed, who improved, whose rate drops, who is finished."""
         plateau = self.trainer.training.protocol == "plateau"
-        checked = self._validate(at, check) if plateau and check is not None else self.losses
+        checked = self.validate(at, check) if plateau and check is not None else self.losses
         bad, losses, values = torch.stack([self.bad.to(checked), self.losses, checked]).tolist()
         for place, member in enumerate(self.active):
             self.outcome.epochs[member] += 1
@@ -247,18 +262,21 @@ class _Run:
             self._store(self.active)
         return self.outcome
 
-    def _validate(self, at: At, check: Pool) -> Tensor:
-        method, final = self.trainer.method, replace(at, phase="eval", progress=1.0, consumed=1.0)
+    def validate(self, at: At, check: Pool) -> Tensor:
+        """Each active member's mean loss on validation data, shape [active]."""
+        final = replace(at, phase="eval", progress=1.0, consumed=1.0)
         total = torch.zeros_like(self.losses)
-
-        def one(params: Tensors, memory: Tensors, hp: Tensors, *data: Tensor) -> Tensor:
-            return method.loss(params, memory, hp, final, Batch(*data))
-
         with torch.no_grad():
             for batch in check.batches(EVAL_BATCH):
-                data = (batch.inputs, batch.labels, batch.tasks)
-                total += packed(one, shared=3)(self.params, self.memory, self.hp, *data) * len(batch.labels)
+                total += self.trainer.losses(self.params, self.memory, self.hp, batch, final) * len(batch.labels)
         return total / len(check)
+
+    def _reset(self) -> None:
+        """Before an epoch: current learning rates, no step gone wrong, no loss summed."""
+        self.lr = self._rates()
+        self.bad = torch.full((len(self.active),), -1, device=self.lr.device)
+        self.losses = torch.zeros_like(self.lr)
+        self.begun = self.steps
 
     def _rates(self) -> Tensor:
         like = next(iter(self.params.values()))

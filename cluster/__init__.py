@@ -1,0 +1,1 @@
+"""The same sweep on many machines. For now: ``--address`` of a Ray cluster that is there."""

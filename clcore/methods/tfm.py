@@ -147,15 +147,16 @@ class TFM(Method):
         for wire in self.network.body_wires():
             params |= self._grown(memory, wire)
         like = memory[self.body[0]]
-        features = memory[AVAILABLE + self.network.wires[-1].inputs]
-        bound = features.sum().to(like.dtype).rsqrt()
+        # What belongs to features a narrower member does not have is 0, so that not even weight decay and clipping see it.
+        features = memory[AVAILABLE + self.network.wires[-1].inputs].to(like.dtype)
+        bound = features.sum().rsqrt()
         outputs = self.layout.outputs[at.task]
-        params[f"{HEAD}.weight"] = symmetric((outputs, self.network.features), like)[:, : len(features)] * bound
+        params[f"{HEAD}.weight"] = symmetric((outputs, self.network.features), like)[:, : len(features)] * bound * features
         params[f"{HEAD}.bias"] = symmetric((outputs,), like) * bound
         if at.task > 0:  # task 1 has none: TFM Table 3 and the overhead it quotes (resolved here)
             for units in self.network.hidden_units:
-                params[f"fn.{units}.gamma"] = torch.ones(at.sizes[units], dtype=like.dtype, device=like.device)
-                params[f"fn.{units}.beta"] = torch.zeros(at.sizes[units], dtype=like.dtype, device=like.device)
+                params[f"fn.{units}.gamma"] = memory[AVAILABLE + units].to(like.dtype)
+                params[f"fn.{units}.beta"] = torch.zeros_like(params[f"fn.{units}.gamma"])
         return params
 
     def head_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:

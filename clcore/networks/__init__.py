@@ -24,8 +24,11 @@ def build(spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0
 
     Raises:
         UnknownName: no such network.
-        BadValue: what follows the colon is not what the network takes.
+        BadValue: what follows the colon is not what the network takes, or a probability out of range.
     """
+    for key, value in (("dropout", dropout), ("input_dropout", input_dropout)):
+        if not 0 <= value < 1:
+            raise BadValue(key, value, "a number of at least 0 and below 1")
     name, _, argument = spec.partition(":")
     make = NETWORKS.get(name)
     with torch_stream(seed, "network"):

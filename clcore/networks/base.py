@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 INPUT_UNITS = "units0"
@@ -33,6 +34,22 @@ class Units(nn.Module):
         if self.shift is not None:
             hidden = hidden + self.shift.reshape(-1, *trailing)
         return hidden
+
+
+def dropout(hidden: Tensor, probability: float, width: int) -> Tensor:
+    """Dropout whose noise does not depend on how many units are in use.
+
+    A method that grows slices a layer to the widest member of its pack. Noise drawn for that slice would differ from what a
+    member draws alone, so it is drawn for the full width and cut.
+
+    Args:
+        hidden: shape [batch, units in use, ...].
+        probability: of dropping an activation, in [0, 1).
+        width: units of the full layer.
+    """
+    shape = (hidden.shape[0], width, *hidden.shape[2:])
+    kept = torch.rand(shape, dtype=hidden.dtype, device=hidden.device) >= probability
+    return hidden * kept[:, : hidden.shape[1]] / (1 - probability)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clcore.errors import BadValue
-from clcore.networks.base import HEAD, INPUT_UNITS, Network, Units, Wire
+from clcore.networks.base import HEAD, INPUT_UNITS, Network, Units, Wire, dropout
 
 
 class MLP(Network):
@@ -45,11 +44,11 @@ class MLP(Network):
         """Logits, shape [batch, outputs], of ``inputs``, shape [batch, ...]."""
         hidden: Tensor = self.get_submodule(INPUT_UNITS)(inputs.flatten(1))
         if self.training and self.input_dropout:
-            hidden = F.dropout(hidden, self.input_dropout)
+            hidden = dropout(hidden, self.input_dropout, self.units[INPUT_UNITS])
         for i, layer in enumerate(self.layers, start=1):
             hidden = torch.relu(layer(hidden))
             if self.training and self.dropout:
-                hidden = F.dropout(hidden, self.dropout)
+                hidden = dropout(hidden, self.dropout, self.units[f"units{i}"])
             hidden = self.get_submodule(f"units{i}")(hidden)
         logits: Tensor = self.head(hidden)
         return logits

@@ -67,7 +67,7 @@ def compensation(kind: str, embedding: Tensor, slope: Tensor, smax: Tensor) -> T
 
 
 def with_analytic_gradient(attention: Tensor, embedding: Tensor, smax: Tensor) -> Tensor:
-    """``attention`` with the compensated derivative smax sigma(e)(1 - sigma(e)) in exact arithmetic.
+    """Sigmoid ``attention`` with the compensated derivative smax sigma(e)(1 - sigma(e)) in exact arithmetic.
 
     Equal to :func:`compensation` where float32 can hold the sigmoid's own derivative (|s e| below about 10), but without its
     one-sided noise beyond.

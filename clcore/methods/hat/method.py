@@ -76,6 +76,12 @@ class HAT(Method):
         """Units name -> width, in the order in which the flat embedding holds them."""
         return dict(self.network.units) if self.hyper.input_attention else self.network.hidden_units
 
+    @property
+    def _compensation(self) -> str:
+        """The clamped-linear gate's compensation, smax / s, is exact as it is (D.3)."""
+        chosen: str = self.hyper.compensation
+        return "reference" if chosen == "analytic" and self.hyper.gate == "clamped-linear" else chosen
+
     def start(self, weights: Tensors) -> Tensors:
         """*Packed.* No unit is attended to yet."""
         like = next(iter(weights.values()))
@@ -116,7 +122,7 @@ class HAT(Method):
         embedding = params[EMBEDDING] if EMBEDDING in params else memory[f"{EMBEDDING}.{at.task}"]
         if at.phase == "train":
             attention = gates.gate(self.hyper.gate, embedding, self._slope(hp, at), hp["gate_range"])
-            if self.hyper.compensation == "analytic":
+            if self._compensation == "analytic":
                 return gates.with_analytic_gradient(attention, embedding, hp["smax"])
             return attention
         if self.hyper.binarize or self.hyper.schedule.startswith("tan"):  # tan-annealing ends in a true step (D.2)
@@ -137,7 +143,7 @@ class HAT(Method):
         """*Packed.* Weights that earlier tasks attend to are held; the embeddings' gradient is compensated (eqs. 4, 5)."""
         held = {n: g * memory[PROTECT + n] if PROTECT + n in memory else g for n, g in grads.items()}
         factor = hp["embedding_lr"]
-        if self.hyper.compensation == "reference":
+        if self._compensation == "reference":
             factor = factor * gates.compensation(self.hyper.gate, params[EMBEDDING], self._slope(hp, at), hp["smax"])
         return {**held, EMBEDDING: grads[EMBEDDING] * factor}
 

@@ -1,0 +1,285 @@
+"""The driver of a sweep: what is asked, what is planned, what came back. It alone writes the journal."""
+
+import logging
+import math
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from clcore import metrics
+from sweeps.search import Search
+from sweeps.trainable import MEMBERS, Payload
+from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
+from trackers.artifacts import write_matrix
+from trackers.journal import Journal, read
+from trackers.record import JOURNAL, SweepRecord, TrialRecord, load, replay
+
+log = logging.getLogger(__name__)
+
+TRIALS, HEARTBEATS, PACKS = "trials", "heartbeats", "packs"
+Next = Pack | Literal["wait", "finished"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sweep is cut into packs.
+
+    Attributes:
+        base: the configuration that searched values replace parts of.
+        seeds: of every configuration.
+        references: methods run once a seed for the forgetting ratio.
+        size: most members of a pack.
+        batch: configurations asked for at a time.
+        workers: packs that run at the same time.
+        like: threads, device and data folder of every pack.
+    """
+
+    base: Configuration
+    seeds: tuple[int, ...]
+    references: tuple[Configuration, ...]
+    size: int
+    batch: int
+    workers: int
+    like: Pack
+
+
+class Sweep:
+    """The state of a running sweep.
+
+    Args:
+        folder: the sweep's folder.
+        journal: open for appending, its ``sweep`` event written.
+        plan: how it is cut into packs.
+        search: who proposes configurations.
+        budget: seconds after which nothing new starts, or None.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, plan: Plan, search: Search, budget: float | None) -> None:
+        self.folder, self.journal, self.plan, self.search = folder, journal, plan, search
+        self.deadline = math.inf if budget is None else time.monotonic() + budget
+        events, _ = read(journal.path)
+        self.record: SweepRecord = replay(events)
+        self.entries = {e["trial"]: e for event in events if event["event"] == "pack" for e in event["trials"]}
+        self.elsewhere = finished_elsewhere(folder)
+        self.done_before = {t.trial for t in self.record.trials.values() if t.status == "done"}
+        self.linked: dict[str, TrialRecord] = {}
+        self.queue: deque[tuple[Pack, str | None]] = deque()
+        self.running: dict[str, Pack] = {}
+        self.wanted: set[str] = set()
+        self.planned: set[str] = set()
+        self.stopping: str | None = None
+        self.environment: str | None = None
+        self._numbers: dict[int, list[Trial]] = {}
+
+    # -- what is next --------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Plans what was left over, what failed, and the references."""
+        for left in self.record.unfinished:
+            trials = tuple(Trial.from_entry(self.entries[trial]) for trial in left.trials)
+            self.planned |= {t.identity for t in trials if self.record.trials[t.identity].status in ("open", "running")}
+            self.queue.append((replace(self.plan.like, trials=trials, threads=left.plan["threads"]), left.checkpoint))
+        sampled = [Trial.from_entry(self.entries[t.trial]) for t in self.record.trials.values() if t.study is not None]
+        for trial in sampled:
+            self._want(trial)
+        references = [Trial(c, seed, role="reference") for seed in self.plan.seeds for c in self.plan.references]
+        self._enqueue([t for t in [*references, *sampled] if self._open(t)])
+
+    def next_pack(self) -> tuple[Next, Path | None]:
+        """The next pack to start, with the checkpoint it goes on from.
+
+        ``"wait"`` where the search waits for results; ``"finished"`` where nothing is left or the sweep is to stop.
+        """
+        if self.stopping or self.environment:
+            return "finished", None
+        if time.monotonic() > self.deadline:
+            self.stopping = "time budget"
+            return "finished", None
+        while not self.queue:
+            asked = self.search.ask(self.plan.batch)
+            if not asked:
+                return "finished", None
+            self._enqueue(self._new_trials(asked))
+        pack, resume = self.queue.popleft()
+        self.running[pack.identity] = pack
+        return pack, self.folder / resume if resume else None
+
+    def _new_trials(self, asked: Iterable[tuple[int | None, dict[str, Any]]]) -> list[Trial]:
+        trials = []
+        for number, values in asked:
+            configuration = with_values(self.plan.base, values)
+            group = [Trial(configuration, seed, number) for seed in self.plan.seeds]
+            trials += [trial for trial in group if self._open(trial)]
+            self._told(group)
+        return trials
+
+    def _want(self, trial: Trial) -> None:
+        if trial.role == "trial":
+            self.wanted.add(trial.identity)
+        if trial.study is not None:
+            self._numbers[trial.study] = [replace(trial, seed=seed) for seed in self.plan.seeds]
+
+    def _open(self, trial: Trial) -> bool:
+        """Whether a trial has still to be planned; one that another sweep of this home has finished is linked."""
+        self._want(trial)
+        own = self.record.trials.get(trial.identity)
+        if trial.identity in self.planned or (own is not None and own.status == "done"):
+            return False
+        if trial.identity in self.elsewhere:
+            self._link(trial)
+            return False
+        return True
+
+    def _link(self, trial: Trial) -> None:
+        name, found = self.elsewhere[trial.identity]
+        self.linked[trial.identity] = found
+        if trial.role == "trial" and trial.identity not in self.record.linked:
+            entry = trial.entry()
+            kept = {k: entry[k] for k in ("trial", "config", "seed", "method", "hyperparameters")}
+            self._write("linked", sweep=name, **kept)
+
+    def _enqueue(self, trials: list[Trial]) -> None:
+        """Plans packs and writes the plan before anything starts; references first, since they are the longest."""
+        for pack in make_packs(trials, self.plan.size, self.plan.workers, self.plan.like):
+            entries = [trial.entry() for trial in pack.trials]
+            self.entries |= {entry["trial"]: entry for entry in entries}
+            self.planned |= {entry["trial"] for entry in entries}
+            self._write("pack", pack=pack.identity, plan=pack.plan(), trials=entries, sync=True)
+            self.queue.append((pack, None))
+
+    # -- what came back ------------------------------------------------------------------------------------------------
+
+    def started(self, pack: str) -> None:
+        """A pack runs (again)."""
+        self._write("start", pack=pack, attempt=self.record.packs[pack].attempt + 1)
+
+    def reported(self, pack: str, said: Payload, checkpoint: Path | None) -> None:
+        """A pack's report: journal first, everything else from it."""
+        if "environment" in said:
+            self.environment = said["environment"]
+            return
+        if "error" in said:
+            self._fail_rest(pack, said["error"], said["traceback"])
+            return
+        kept = None if checkpoint is None else str(checkpoint.relative_to(self.folder))
+        self._write("task", pack=pack, seen=said["seen"], checkpoint=kept, members=said["members"], sync=True)
+        for failed in said["failed"]:
+            where = failed["where"]
+            reason = "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)".format(**where)
+            self._write("failed", trial=failed["trial"], pack=pack, reason=reason, where=where, traceback=None)
+            self._tell(failed["trial"])
+        if said["seen"] == self.record.tasks:
+            for member in said["members"]:
+                self._finish(member["trial"], pack, checkpoint)
+
+    def ended(self, pack: str, error: str | None = None) -> None:
+        """A pack runs no more; ``error`` is what the executor says of one that broke."""
+        self.running.pop(pack, None)
+        if self.stopping is None and self.environment is None:
+            self._fail_rest(pack, error or "the pack ended without finishing this trial", error)
+        (self.folder / HEARTBEATS / f"{pack}.json").unlink(missing_ok=True)
+
+    def _fail_rest(self, pack: str, reason: str, trace: str | None) -> None:
+        for trial in self.record.packs[pack].trials:
+            if self.record.trials[trial].status in ("open", "running"):
+                first = reason.strip().splitlines()[-1] if reason.strip() else "unknown"
+                self._write("failed", trial=trial, pack=pack, reason=first, where=None, traceback=trace)
+                self._tell(trial)
+
+    def _finish(self, trial: str, pack: str, checkpoint: Path | None) -> None:
+        """Keeps a finished trial's files and says that it is done."""
+        record = self.record.trials[trial]
+        if record.status == "done":
+            return
+        target = self.folder / TRIALS / trial
+        target.mkdir(parents=True, exist_ok=True)
+        if checkpoint is not None:
+            shutil.copytree(checkpoint / MEMBERS / trial, target, dirs_exist_ok=True)
+        write_matrix(target / "accuracy.parquet", {"validation": record.validation, "test": record.test})
+        write_config(target / "config.json", self.entries[trial])
+        artifacts = str(target.relative_to(self.folder))
+        self._write("done", trial=trial, pack=pack, artifacts=artifacts, seconds=record.seconds, sync=True)
+        self._tell(trial)
+        self._write_rho()
+
+    # -- forgetting ratio ----------------------------------------------------------------------------------------------
+
+    def _write_rho(self) -> None:
+        """Rho of every finished trial whose references are known (HAT, section 4.1)."""
+        for seed in self.plan.seeds:
+            found = [self._reference(c, seed) for c in self.plan.references]
+            if len(found) != 2 or None in found:
+                continue
+            joint, random = (r for r in found if r is not None)
+            mine = [t for t in self.record.trials.values() if t.seed == seed and t.role == "trial" and t.status == "done"]
+            for trial in mine:
+                if trial.rho is None:
+                    steps = range(1, self.record.tasks + 1)
+                    values = [metrics.forgetting_ratio(trial.test, joint.test, random.test, seen) for seen in steps]
+                    self._write("rho", trial=trial.trial, values=values, joint=joint.trial, random=random.trial)
+
+    def _reference(self, configuration: Configuration, seed: int) -> TrialRecord | None:
+        identity = configuration.trial_identity(seed)
+        found = self.record.trials.get(identity) or self.linked.get(identity)
+        return found if found is not None and found.status == "done" else None
+
+    # -- the search hears ----------------------------------------------------------------------------------------------
+
+    def _tell(self, trial: str) -> None:
+        number = self.entries[trial]["study"]
+        if number is not None and number in self._numbers:
+            self._told(self._numbers[number])
+
+    def _told(self, group: list[Trial]) -> None:
+        """Tells the search a configuration's score once all its seeds are decided; one failed seed fails it."""
+        number = group[0].study
+        if number is None:
+            return
+        records = [self.record.trials.get(t.identity) or self.linked.get(t.identity) for t in group]
+        if any(r is None or r.status in ("open", "running") for r in records):
+            return
+        sound = [r for r in records if r is not None and r.status == "done"]
+        scores = [score(r) for r in sound]
+        self.search.tell(number, fmean(scores) if len(scores) == len(group) else None)
+
+    # -- the ledger ----------------------------------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """Asked = done + skipped + failed, once nothing is left; references are not counted."""
+        status = {t: self.record.trials[t].status for t in self.wanted if t in self.record.trials}
+        skipped = sum(t in self.done_before or t in self.linked for t in self.wanted)
+        done = sum(s == "done" and t not in self.done_before for t, s in status.items())
+        failed = sum(s == "failed" for t, s in status.items() if t not in self.linked)
+        return {"asked": len(self.wanted), "done": done, "skipped": skipped, "failed": failed}
+
+    def _write(self, kind: str, *, sync: bool = False, **fields: Any) -> None:
+        self.record.apply(self.journal.append(kind, sync=sync, **fields))
+
+
+def score(trial: TrialRecord) -> float:
+    """What a search may see of a trial: validation average accuracy after its last task, in [0, 1]."""
+    return metrics.average_accuracy(trial.validation, trial.seen)
+
+
+def write_config(path: Path, entry: dict[str, Any]) -> None:
+    """All that decides a trial's result, as JSON."""
+    import json
+
+    path.write_text(json.dumps(entry, indent=1, sort_keys=True))
+
+
+def finished_elsewhere(folder: Path) -> dict[str, tuple[str, TrialRecord]]:
+    """Trial -> (sweep, record) of what the other sweeps of the same home have finished."""
+    found: dict[str, tuple[str, TrialRecord]] = {}
+    for journal in sorted(folder.parent.glob(f"*/{JOURNAL}")):
+        if journal.parent == folder:
+            continue
+        record = load(journal.parent)
+        found |= {t.trial: (record.name, t) for t in record.trials.values() if t.status == "done"}
+    return found

@@ -1,0 +1,57 @@
+"""What there is to choose from: ``--list``."""
+
+from rich.console import Console
+from rich.table import Table
+
+from clcore import hyper
+from clcore.benchmarks import BENCHMARKS
+from clcore.methods import METHODS
+from clcore.networks import NETWORKS
+from clcore.training import Training
+from sweeps.settings import Surroundings
+from sweeps.spaces import BUILTIN
+
+
+def show_all(console: Console) -> None:
+    """Methods with their first line, benchmarks, networks and spaces."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name in METHODS.names():
+        table.add_row("method", name, _first_line(METHODS.get(name)))
+    for name in BENCHMARKS.names():
+        table.add_row("benchmark", name, getattr(BENCHMARKS.get(name), "description", ""))
+    for name in NETWORKS.names():
+        table.add_row("network", name, _first_line(NETWORKS.get(name)))
+    for name in (*BUILTIN, "FILE.toml"):
+        table.add_row("space", name, _SPACES[name])
+    console.print(table, highlight=False)
+    console.print("Any of the first three may also be a FILE.py of yours. --list --method NAME shows what --set reaches.")
+
+
+def show_method(console: Console, method: str) -> None:
+    """Every key that ``--set`` reaches for a method: default, allowed values, grid, source."""
+    for title, declaration in (
+        (f"Hyperparameters of {method}", METHODS.get(method).Hyper),
+        ("Training", Training),
+        ("Benchmark and network", Surroundings),
+    ):
+        table = Table("key", "default", "allowed", "grid", "what it does", "source", title=title, title_justify="left")
+        for name, facts in hyper.knobs(declaration).items():
+            kind, _ = hyper.field_type(declaration, name)
+            grid = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in facts.grid)
+            default = str(hyper.defaults(declaration)[name])
+            table.add_row(name, default, facts.allowed(kind), grid, facts.help, facts.source)
+        if table.row_count:
+            console.print(table, highlight=False)
+
+
+_SPACES = {
+    "default": "one configuration: the defaults and what --set says",
+    "grid": "every combination of the method's grid values",
+    "random": "values drawn from the method's ranges",
+    "tpe": "values proposed by Optuna's TPE from the method's ranges",
+    "FILE.toml": "values or ranges of your own; see the README",
+}
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0] if thing.__doc__ else ""

@@ -1,0 +1,193 @@
+"""The packs of a sweep as Ray Tune trials: one ``fit`` for the whole sweep, fed and listened to by the driver.
+
+Tune's own state is never used again: a resumed sweep is a new ``fit`` over the packs that the journal says are open.
+"""
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clcore.errors import UserError
+from sweeps.driver import HEARTBEATS, PACKS, Sweep
+from sweeps.settings import Settings
+from sweeps.trainable import tune_pack
+from sweeps.trials import Pack
+
+#: What Ray and Tune read at import, so that they neither chatter nor write outside their folder.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are never read
+}
+OBJECT_STORE = 200 * 1024**2
+#: Times Tune starts a pack again after the loss of its worker or node; a pack's own faults are not tried again.
+RETRIES = 3
+
+
+@contextmanager
+def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[None]:
+    """A Ray of our own on loopback, or a connection to an existing one; its chatter goes to the log file."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    _quiet(log_file)
+    with tempfile.TemporaryDirectory(prefix="clsweep-", ignore_cleanup_errors=True) as folder:
+        if settings.address:
+            _connect(settings.address)
+        else:
+            ray.init(
+                address="local", num_cpus=workers * settings.cpus, num_gpus=_gpus(settings), include_dashboard=False,
+                log_to_driver=False, logging_level=logging.ERROR, object_store_memory=OBJECT_STORE, _temp_dir=folder,
+                _node_ip_address="127.0.0.1",
+            )  # fmt: skip
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def cluster_workers(settings: Settings) -> int:
+    """Packs that the cluster can run at the same time.
+
+    Raises:
+        UserError: not even one.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    shares = [have.get("CPU", 0) / settings.cpus]
+    if settings.gpus_per_trial:
+        shares.append(have.get("GPU", 0) / settings.gpus_per_trial)
+    if min(shares) < 1:
+        asked = f"--cpus {settings.cpus} --gpus-per-trial {settings.gpus_per_trial:g}"
+        raise UserError(f"{asked}: the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs.")
+    return int(min(shares))
+
+
+def run_on_ray(sweep: Sweep, settings: Settings, workers: int) -> None:
+    """Runs until nothing is left or the sweep is stopped. Ray must be up."""
+    from ray import tune
+
+    resources = {"cpu": settings.cpus, "gpu": settings.gpus_per_trial}
+    tuner = tune.Tuner(
+        tune.with_resources(tune_pack, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(sweep), num_samples=-1, reuse_actors=True, max_concurrent_trials=workers,
+        ),
+        run_config=tune.RunConfig(
+            name=PACKS,
+            storage_path=str(sweep.folder.absolute()),
+            callbacks=[_listener(sweep)],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # the journal's newest is there whenever we die
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )  # fmt: skip
+    tuner.fit()
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--address {address}: no Ray cluster to join ({str(error).splitlines()[0]}).") from None
+
+
+def stop_fit() -> None:
+    """Asks a running ``fit`` to end in good order (Tune listens to this signal)."""
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def _gpus(settings: Settings) -> int:
+    import torch
+
+    return torch.cuda.device_count() if settings.gpus_per_trial or settings.device.startswith("cuda") else 0
+
+
+def _quiet(log_file: Path) -> None:
+    handler = logging.FileHandler(log_file)
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def _searcher(sweep: Sweep) -> Any:
+    from ray.tune.search import Searcher
+
+    class PackSearcher(Searcher):
+        """Hands Tune the driver's next pack."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="seen", mode="max")
+
+        def suggest(self, trial_id: str) -> dict[str, str] | str | None:
+            pack, resume = sweep.next_pack()
+            if not isinstance(pack, Pack):
+                return Searcher.FINISHED if pack == "finished" else None
+            heartbeat = (sweep.folder / HEARTBEATS / f"{pack.identity}.json").absolute()
+            return {
+                "identity": pack.identity,
+                "pack": pack.to_json(),
+                "resume": str(resume.absolute()) if resume else "",
+                "heartbeat": str(heartbeat),
+            }
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            """The listener has heard already."""
+
+        def save(self, checkpoint_path: str) -> None:
+            """The journal is the state."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """The journal is the state."""
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+    return PackSearcher()
+
+
+def _listener(sweep: Sweep) -> Any:
+    import json
+
+    from ray.tune import Callback
+
+    class Listener(Callback):
+        """Hands the driver what packs report."""
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            sweep.started(trial.config["identity"])
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+            name = result.get("checkpoint_dir_name")
+            folder = Path(trial.storage.trial_fs_path) / name if name else None
+            sweep.reported(trial.config["identity"], json.loads(result["payload"]), folder)
+            if sweep.environment:
+                stop_fit()
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            sweep.ended(trial.config["identity"])
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            reason = Path(trial.error_file).read_text() if trial.error_file else "the worker was lost"
+            sweep.ended(trial.config["identity"], reason)
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+    return Listener()

@@ -1,0 +1,98 @@
+"""The pilot: a few measured steps that say how many members a pack should have, and how long the sweep may take."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clcore.probe import Probe, probe
+from clcore.trainer import EVAL_BATCH
+from sweeps.settings import digest
+from sweeps.trials import Pack, Trial
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+#: Steps before the clock starts, and seconds that each size is measured for.
+WARM_UP, SECONDS = 3, 0.15
+#: A larger pack must be this much cheaper per member than the best smaller one.
+GAIN = 1.05
+FILE = "pilots.json"
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What was measured.
+
+    Attributes:
+        size: members of a pack.
+        step: pack size -> seconds of one step.
+        validation: seconds of one pass over the validation data of a task, a member.
+        steps: steps of one epoch of the first task.
+        bytes: bytes of one member's state after the first task, about.
+    """
+
+    size: int
+    step: dict[str, float]
+    validation: float
+    steps: int
+    bytes: int
+
+    def seconds(self, members: int, epochs: int, tasks: int) -> float:
+        """Seconds a pack takes at most."""
+        known = min((int(k) for k in self.step), key=lambda k: abs(k - members))
+        step = self.step[str(known)] * members / known if members > known else self.step[str(known)]
+        return tasks * epochs * (self.steps * step + members * self.validation)
+
+
+def pilot(home: Path, trial: Trial, most: int, like: Pack) -> Pilot:
+    """The pilot for a trial's structure: from the home folder, or measured now and kept there.
+
+    Args:
+        home: the home folder.
+        trial: a trial like those to come.
+        most: members that a pack can have at most.
+        like: threads, device and data folder.
+    """
+    key = digest([_machine(like), trial.configuration.structure, most])
+    path = home / FILE
+    known = _read(path)
+    if key not in known:
+        known[key] = asdict(measure(trial, most, like))
+        home.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(known, indent=1))
+        os.replace(temporary, path)
+    return Pilot(**known[key])
+
+
+def measure(trial: Trial, most: int, like: Pack) -> Pilot:
+    """Times steps of packs of growing size until a larger one pays no more."""
+    torch.set_num_threads(like.threads)
+    times: dict[str, float] = {}
+    best: tuple[float, int, Probe] | None = None
+    for size in [*(size for size in SIZES if size < most), most]:
+        found = probe(replace(like, trials=(trial,) * size).learner(), WARM_UP, SECONDS)
+        times[str(size)] = found.step
+        cost = found.step / size
+        if best is not None and cost * GAIN > best[0]:
+            break
+        best = (cost, size, found)
+    assert best is not None
+    _, size, found = best
+    return Pilot(size, times, found.validation / size, found.steps, found.bytes)
+
+
+def _machine(like: Pack) -> list[object]:
+    device = torch.cuda.get_device_name() if like.device.startswith("cuda") else platform.processor() or platform.machine()
+    return [platform.node(), os.cpu_count(), device, like.threads, torch.__version__, EVAL_BATCH]
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

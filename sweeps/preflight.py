@@ -1,0 +1,138 @@
+"""Everything that can be wrong is found before anything starts or is written."""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from clcore.benchmarks import Benchmark
+from clcore.errors import BadValue, UserError
+from clcore.networks import build as build_network
+from sweeps.settings import Settings
+from sweeps.trials import Configuration, build_benchmark
+from trackers.check import check_tracking
+
+#: Seconds a cluster may take to answer.
+PATIENCE = 3.0
+#: Less free space than this (bytes) in the home folder is refused.
+LEAST_FREE = 100 * 1024**2
+
+
+def resolve_device(settings: Settings) -> str:
+    """The torch device: what was asked for, or a GPU where there is one and packs are given a share of it.
+
+    Raises:
+        BadValue: a device that torch does not have here.
+    """
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() and settings.gpus_per_trial > 0 else "cpu"
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError):
+        raise BadValue("--device", settings.device, "auto, cpu, or a device that torch has here") from None
+    return settings.device
+
+
+def check_home(home: Path) -> None:
+    """Sees whether the home folder can be written, without leaving anything behind.
+
+    Raises:
+        UserError: it cannot, or the disk is all but full.
+    """
+    existing = home.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"--home {home} cannot be written: {existing} is not a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise UserError(f"--home {home} cannot be written: {error.strerror}.") from None
+    free = shutil.disk_usage(existing).free
+    if free < LEAST_FREE:
+        raise UserError(f"--home {home} has only {free >> 20} MB free; at least {LEAST_FREE >> 20} MB are needed.")
+
+
+def check_problem(configuration: Configuration, seed: int, data_dir: Path | None) -> Benchmark:
+    """Builds benchmark and network once, as every worker will.
+
+    Raises:
+        UserError: something about them cannot be.
+    """
+    benchmark = build_benchmark(configuration, seed, str(data_dir) if data_dir else None)
+    build_network(configuration.network["spec"], benchmark.input_shape, seed)
+    return benchmark
+
+
+def check_cluster(settings: Settings) -> None:
+    """Sees whether the Ray cluster answers and whether a pack fits on this machine.
+
+    Raises:
+        UserError: it does not, or a pack asks for more than there is.
+    """
+    if settings.executor == "inline":
+        return
+    if settings.address is None:
+        cores = os.cpu_count() or 1
+        if settings.cpus > cores:
+            raise BadValue("--cpus", settings.cpus, f"at most {cores}, the cores of this machine")
+        if settings.gpus_per_trial > torch.cuda.device_count():
+            raise BadValue("--gpus-per-trial", settings.gpus_per_trial, f"at most {torch.cuda.device_count()}, the GPUs here")
+        return
+    if settings.address == "auto":
+        return
+    host, _, port = settings.address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise BadValue("--address", settings.address, "auto or HOST:PORT of a Ray cluster")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {settings.address}: no Ray cluster answers there ({error}).") from None
+
+
+def check_all(settings: Settings, base: Configuration) -> Benchmark:
+    """All checks; returns the benchmark of the first seed.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    benchmark = check_problem(base, settings.seeds[0], settings.data_dir)
+    check_home(settings.home)
+    check_tracking(settings.tracking, settings.home)
+    check_cluster(settings)
+    return benchmark
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds the sweep's lock.
+
+    Raises:
+        UserError: another process runs this sweep now.
+    """
+    made = [f for f in (folder, folder.parent) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"sweep {folder.name} is being run by another process right now.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        _remove_unused(made)
+
+
+def _remove_unused(folders: list[Path]) -> None:
+    """Takes away folders that hold nothing but the lock: the call failed before anything was started."""
+    for folder in folders:
+        if {path.name for path in folder.iterdir()} <= {"lock"}:
+            shutil.rmtree(folder)

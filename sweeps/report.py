@@ -1,0 +1,129 @@
+"""The end of a sweep: the table, the files, and what to type next."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweeps.driver import Sweep
+from sweeps.settings import Settings
+from trackers.artifacts import write_leaderboard
+from trackers.describe import describe, resume_command
+from trackers.labels import show, varying_in
+from trackers.pictures import draw_curves, draw_matrix
+from trackers.record import SweepRecord, TrialRecord
+from trackers.summary import leaderboard
+
+#: Rows of the table in the terminal.
+ROWS = 10
+REPORT = "report"
+
+
+def write_report(folder: Path, record: SweepRecord) -> list[dict[str, Any]]:
+    """Writes leaderboard and pictures to the sweep's report folder and returns the leaderboard's rows."""
+    rows = leaderboard(record)
+    target = folder / REPORT
+    target.mkdir(exist_ok=True)
+    if rows:
+        write_leaderboard(target, rows)
+        draw_curves(target / "accuracy.png", record)
+        best = record.trials[rows[0]["trials"].split()[0]]
+        draw_matrix(target / "best_matrix.png", best.test, f"Test accuracy of the best trial ({best.trial})")
+    (target / "leaderboard.md").write_text(describe(record) + "\n")
+    return rows
+
+
+def with_links(sweep: Sweep) -> SweepRecord:
+    """The sweep's record with the linked trials of other sweeps in it, for the table."""
+    record = sweep.record
+    linked = {t: found for t, found in sweep.linked.items() if t in sweep.wanted and t not in record.trials}
+    if not linked:
+        return record
+    from dataclasses import replace
+
+    return replace(record, trials={**record.trials, **{t: replace(f, role="trial") for t, f in linked.items()}})
+
+
+def print_table(console: Console, record: SweepRecord, rows: list[dict[str, Any]]) -> None:
+    """The best configurations: what they scored, what they forgot, what they cost."""
+    keys = varying_in(record)
+    table = Table(title=f"Best configurations of {record.name}", title_justify="left", header_style="bold", pad_edge=False)
+    for name in ("", *keys, "seeds", "validation %", "test %", "forgot", "kB", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows[:ROWS]:
+        table.add_row(str(row["rank"]), *(show(row[key]) for key in keys), str(row["seeds"]), *_numbers(row))
+    console.print(table)
+    if len(rows) > ROWS:
+        console.print(f"... and {len(rows) - ROWS} more in leaderboard.csv", style="dim")
+
+
+def _numbers(row: dict[str, Any]) -> list[str]:
+    stored = row["bytes"]
+    return [
+        _percent(row["acc_avg_validation"], row["acc_avg_validation_std"]),
+        _percent(row["acc_avg"], row["acc_avg_std"]),
+        _percent(row["forgetting"]),
+        "-" if stored is None else f"{stored / 1000:.1f}",
+        "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
+    ]
+
+
+def _percent(value: float | None, spread: float | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f}" + (f" ±{100 * spread:.1f}" if spread is not None else "")
+
+
+def ledger_line(ledger: dict[str, int], references: int) -> str:
+    """For instance ``24 asked = 23 done + 0 skipped (finished before) + 1 failed``."""
+    left = ledger["asked"] - ledger["done"] - ledger["skipped"] - ledger["failed"]
+    parts = [f"{ledger['done']} done", f"{ledger['skipped']} skipped (finished before)", f"{ledger['failed']} failed"]
+    parts += [f"{left} open"] if left else []
+    own = f"; {references} reference runs for the forgetting ratio" if references else ""
+    return f"{ledger['asked']} trials asked = " + " + ".join(parts) + own
+
+
+def first_failure(record: SweepRecord) -> TrialRecord | None:
+    """The first failed trial, with a traceback if any has one."""
+    failed = [trial for trial in record.trials.values() if trial.status == "failed"]
+    return next((trial for trial in failed if trial.traceback), failed[0] if failed else None)
+
+
+def ui_command(settings: Settings) -> str:
+    """How to look at the record."""
+    uri = settings.tracking
+    if uri.startswith("http"):
+        return f"open {uri}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> str:
+    """How to run the best trial alone, in a home of its own so that it is not taken for finished."""
+    choices = {**best.settings, **best.hyperparameters}
+    values = {**settings.assign, **{key: _plain(choices[key]) for key in varied}}
+    words = ["python", "sweeps/run.py", "--method", settings.method, "--space", "default"]
+    for name in ("benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "data_dir"):
+        value = getattr(settings, name)
+        if value != Settings.model_fields[name].default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    for key, value in values.items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join([*words, "--seeds", f"{best.seed},", "--home", str(settings.home / "repeat")])
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+__all__ = [
+    "first_failure",
+    "ledger_line",
+    "print_table",
+    "repeat_command",
+    "resume_command",
+    "ui_command",
+    "with_links",
+    "write_report",
+]

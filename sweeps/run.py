@@ -1,0 +1,142 @@
+"""The command line: ``python sweeps/run.py``, ``clsweep`` and ``python -m sweeps.run`` are the same."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from clcore.errors import BadValue, UserError
+
+EXAMPLES = """
+Examples:
+
+  python sweeps/run.py --method tfm --space grid
+
+  python sweeps/run.py --method hat --space tpe --trials 30 --seeds 3 --benchmark permuted-mnist --set epochs=5
+
+  python sweeps/run.py --method hat --space my_space.toml --set smax=200 --dry-run
+
+  python sweeps/run.py --resume NAME
+"""
+WHAT, COST, WHERE, HOW = "What is swept", "How much", "Where it is kept", "How it runs"
+BAD_CALL, INTERRUPTED = 2, 130
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+def _option(name: str, panel: str, help: str, default: str | bool = False) -> Any:
+    return typer.Option(name, rich_help_panel=panel, help=help, show_default=default)
+
+
+@app.command(epilog=EXAMPLES)
+def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
+    method: Annotated[str | None, _option("--method", WHAT, "method, or a FILE.py that sets METHOD; see --list")] = None,
+    space: Annotated[str | None, _option("--space", WHAT, "grid, random, tpe, default (one cell), or FILE.toml", "grid")] = None,
+    benchmark: Annotated[str | None, _option("--benchmark", WHAT, "what is learned, or a FILE.py", "split-digits")] = None,
+    network: Annotated[str | None, _option("--network", WHAT, "network, e.g. mlp:500-500, or a FILE.py", "mlp:100-100")] = None,
+    scenario: Annotated[str | None, _option("--scenario", WHAT, "task-il, domain-il or class-il", "task-il")] = None,
+    tasks: Annotated[int | None, _option("--tasks", WHAT, "number of tasks", "its own")] = None,
+    classes_per_task: Annotated[int | None, _option("--classes-per-task", WHAT, "classes of a task", "its own")] = None,
+    larger_first_task: Annotated[int | None, _option("--larger-first-task", WHAT, "classes of task 1", "as the others")] = None,
+    assign: Annotated[list[str] | None, _option("--set", WHAT, "KEY=VALUE, any hyperparameter or setting; may be repeated")] = None,
+    trials: Annotated[int | None, _option("--trials", COST, "configurations of a sampled space", "20")] = None,
+    seeds: Annotated[str | None, _option("--seeds", COST, "how many (3: 0,1,2), or which (4,7 or 4,)", "1")] = None,
+    references: Annotated[bool | None, typer.Option(
+        "--references/--no-references", rich_help_panel=COST, show_default="references",
+        help="run joint training and random guessing once a seed, for HAT's forgetting ratio",
+    )] = None,
+    time_budget: Annotated[float | None, _option("--time-budget", COST, "seconds after which nothing new starts", "none")] = None,
+    home: Annotated[Path | None, _option("--home", WHERE, "folder of all sweeps and of their MLflow record", "runs")] = None,
+    name: Annotated[str | None, _option("--name", WHERE, "name of the sweep", "METHOD-SPACE-DIGEST")] = None,
+    tracking_uri: Annotated[str | None, _option("--tracking-uri", WHERE, "MLflow", "sqlite:///HOME/mlflow.db")] = None,
+    data_dir: Annotated[Path | None, _option("--data-dir", WHERE, "folder of MNIST and Fashion-MNIST", "the user's cache")] = None,
+    resume: Annotated[str | None, _option("--resume", WHERE, "NAME of a sweep to go on with; needs no other option")] = None,
+    pack: Annotated[str | None, _option("--pack", HOW, "members trained as one program: auto, or a number", "auto")] = None,
+    executor: Annotated[str | None, _option("--executor", HOW, "ray, or inline: in this process", "ray")] = None,
+    device: Annotated[str | None, _option("--device", HOW, "torch device, or auto", "auto")] = None,
+    cpus: Annotated[int | None, _option("--cpus", HOW, "CPU threads of a pack", "1")] = None,
+    gpus_per_trial: Annotated[float | None, _option("--gpus-per-trial", HOW, "GPUs of a pack; a fraction shares one", "0")] = None,
+    workers: Annotated[int | None, _option("--workers", HOW, "packs at a time", "cores / cpus")] = None,
+    address: Annotated[str | None, _option("--address", HOW, "Ray cluster: HOST:PORT or auto", "our own")] = None,
+    dry_run: Annotated[bool, _option("--dry-run", HOW, "say what it would run and cost; train nothing")] = False,
+    list_: Annotated[bool, _option("--list", HOW, "show what there is; with --method, its keys")] = False,
+) -> None:  # fmt: skip
+    """Sweeps the hyperparameters of a continual-learning method and records every trial in MLflow."""
+    given = {key: value for key, value in locals().items() if key not in ("dry_run", "list_", "resume") and value is not None}
+    console = Console(soft_wrap=False)
+    if list_:
+        from sweeps.listing import show_all, show_method
+
+        show_method(console, method) if method else show_all(console)
+        raise typer.Exit(0)
+    from sweeps import session
+
+    asked = session.ask(_settings(given, resume))
+    code = session.dry_run(asked, console) if dry_run else session.run(asked, console, shlex.join(sys.argv))
+    raise typer.Exit(code)
+
+
+def _settings(given: dict[str, Any], resume: str | None) -> Any:
+    """Settings from the options that were given, over those of the sweep to resume."""
+    from sweeps.session import MANIFEST, read_manifest
+    from sweeps.settings import validated
+
+    values = {**given}
+    if "assign" in given:
+        values["assign"] = dict(_pair(text) for text in given["assign"])
+    if "seeds" in given:
+        values["seeds"] = _seeds(given["seeds"])
+    if resume is not None:
+        home = Path(given.get("home", "runs"))
+        stored = read_manifest(home / resume / MANIFEST)["settings"]
+        return validated({**stored, **values, "home": home, "name": resume})
+    if "method" not in values:
+        raise UserError("--method is missing: name one, e.g. --method tfm, or see --list.")
+    return validated(values)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadValue("--set", text, "KEY=VALUE, e.g. --set epochs=5")
+    return key.strip(), value.strip()
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    allowed = "a number of seeds (3), or seeds of at least 0 joined by commas (4,7 or 4,)"
+    if not all(part.isascii() and part.isdigit() for part in parts if part or len(parts) == 1) or not any(parts):
+        raise BadValue("--seeds", text, allowed)
+    if len(parts) == 1:
+        if int(parts[0]) < 1:
+            raise BadValue("--seeds", text, allowed)
+        return tuple(range(int(parts[0])))
+    return tuple(dict.fromkeys(int(part) for part in parts if part))
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code. A user's mistake is one line on standard error."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        return _complain(str(error))
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    return 0
+
+
+def _complain(message: str) -> int:
+    typer.echo("clsweep: " + " ".join(message.split()), err=True)
+    return BAD_CALL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

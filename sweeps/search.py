@@ -1,0 +1,101 @@
+"""Who proposes the next configurations: a grid that is known beforehand, or a study that learns from what came back."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from clcore.randomness import derive
+from sweeps.spaces import Range, Space
+
+#: A study is asked for at least this many batches, so that later ones can learn from earlier ones.
+ROUNDS = 5
+
+
+class Search(Protocol):
+    """A source of configurations, as (number, values); numbers are None where nothing is told back."""
+
+    def ask(self, count: int) -> list[tuple[int | None, dict[str, Any]]]:
+        """Up to ``count`` new configurations; an empty list when there are no more."""
+
+    def tell(self, number: int, score: float | None) -> None:
+        """The score of a configuration (validation average accuracy, mean over seeds), or None where it failed."""
+
+
+class Grid:
+    """All cells, once."""
+
+    def __init__(self, space: Space) -> None:
+        self._left = space.cells()
+
+    def ask(self, count: int) -> list[tuple[int | None, dict[str, Any]]]:
+        """The next cells."""
+        batch, self._left = self._left[:count], self._left[count:]
+        return [(None, cell) for cell in batch]
+
+    def tell(self, number: int, score: float | None) -> None:
+        """A grid does not listen."""
+
+
+class Study:
+    """An Optuna study on disk, asked in batches (constant liar) and told each configuration.
+
+    Args:
+        space: what is sampled, and by which search.
+        path: the study's log; a study that is there is continued.
+        seed: of the sampler.
+        trials: configurations in all.
+    """
+
+    def __init__(self, space: Space, path: Path, seed: int, trials: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.trials = self._left = trials
+        self._space = {name: _distribution(r) for name, r in space.ranges.items()}
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        self._study = optuna.create_study(
+            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, sampler=optuna.samplers.RandomSampler()
+        )
+        # A continued study must not draw its first points again: the seed moves on with what is there.
+        drawn = derive(seed, "study", len(self._study.trials)) % 2**32
+        if space.search == "tpe":
+            self._study.sampler = optuna.samplers.TPESampler(seed=drawn, constant_liar=True, multivariate=True)
+        else:
+            self._study.sampler = optuna.samplers.RandomSampler(seed=drawn)
+
+    def continue_from(self, planned: Sequence[int]) -> None:
+        """Goes on after the configurations that the journal knows.
+
+        What was asked for but never planned (the driver died in between) is marked as failed and asked for anew.
+        """
+        self._left = self.trials - len(set(planned))
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in planned:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def ask(self, count: int) -> list[tuple[int | None, dict[str, Any]]]:
+        """A batch, at most what is left of the trials asked for."""
+        asked = [self._study.ask(self._space) for _ in range(max(min(count, self._left), 0))]
+        self._left -= len(asked)
+        return [(trial.number, dict(trial.params)) for trial in asked]
+
+    def tell(self, number: int, score: float | None) -> None:
+        """Tells a configuration's score once; a second time changes nothing."""
+        failed = score is None or not math.isfinite(score)
+        state = TrialState.FAIL if failed else TrialState.COMPLETE
+        if not self._study.get_trials(deepcopy=False)[number].state.is_finished():
+            self._study.tell(number, None if failed else score, state=state)
+
+
+def _distribution(r: Range) -> BaseDistribution:
+    if r.choices:
+        return CategoricalDistribution(r.choices)
+    if r.whole:
+        return IntDistribution(int(r.low), int(r.high), log=r.log)
+    return FloatDistribution(r.low, r.high, log=r.log)

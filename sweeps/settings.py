@@ -1,0 +1,197 @@
+"""What was asked for, validated: one model from the command line's options, and what ``--set`` reaches."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from clcore import hyper
+from clcore.benchmarks import BenchmarkOptions
+from clcore.errors import BadValue, UnknownName, UserError
+from clcore.hyper import knob
+from clcore.methods import METHODS
+from clcore.registry import source_digest
+from clcore.training import Training
+
+#: Raised when the same configuration gives other numbers than before; identities contain it.
+RESULTS_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """Settings of the benchmark and the network that ``--set`` reaches besides hyperparameters and training."""
+
+    validation: str = knob(
+        "split", "what selects sees: a part held out, a copy of the training data (HAT's code on MNIST), or nothing",
+        choices=("split", "train-copy", "none"), source="HAT's code",
+    )  # fmt: skip
+    validation_fraction: float = knob(0.15, "part held out", low=0.01, high=0.9, source="HAT, section 4.1: 15 %")
+    shuffle_classes: bool = knob(False, "draw the order of classes from the seed", source="HAT shuffles tasks")
+    dropout: float = knob(0.0, "probability of dropping a hidden activation", low=0, high=0.99, source="HAT: .5 at 2000 units")
+    input_dropout: float = knob(0.0, "probability of dropping an input", low=0, high=0.99, source="HAT: .2 at 2000 units")
+
+
+class Settings(BaseModel):
+    """Everything the command line says. Field descriptions are the options' help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    space: str = "grid"
+    benchmark: str = "split-digits"
+    network: str = "mlp:100-100"
+    scenario: str = "task-il"
+    tasks: int | None = Field(None, ge=1)
+    classes_per_task: int | None = Field(None, ge=1)
+    larger_first_task: int | None = Field(None, ge=1)
+    assign: dict[str, str] = {}
+    seeds: tuple[int, ...] = (0,)
+    trials: int | None = Field(None, ge=1)
+    pack: str = "auto"
+    references: bool = True
+    executor: str = "ray"
+    device: str = "auto"
+    cpus: int = Field(1, ge=1)
+    gpus_per_trial: float = Field(0.0, ge=0)
+    workers: int | None = Field(None, ge=1)
+    time_budget: float | None = Field(None, gt=0)
+    home: Path = Path("runs")
+    data_dir: Path | None = None
+    tracking_uri: str | None = None
+    name: str | None = None
+    address: str | None = None
+
+    @field_validator("pack")
+    @classmethod
+    def _pack(cls, value: str) -> str:
+        if value != "auto" and not (value.isascii() and value.isdigit() and int(value) >= 1):
+            raise ValueError("must be auto or a whole number of at least 1")
+        return value
+
+    @field_validator("executor")
+    @classmethod
+    def _executor(cls, value: str) -> str:
+        if value not in ("ray", "inline"):
+            raise UnknownName("executor", value, ("ray", "inline"))
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        if value is not None and (not value or not all(c.isalnum() or c in "._-" for c in value) or value.startswith(".")):
+            raise ValueError("must be letters, digits, '.', '_' and '-', not starting with '.'")
+        return value
+
+    @property
+    def tracking(self) -> str:
+        """The tracking URI, by default a database in the home folder."""
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    def question(self) -> dict[str, Any]:
+        """What decides the results: what makes two calls the same sweep.
+
+        How many trials, where they run and where they are recorded is left out: a sweep may be continued with more of them.
+        """
+        asked = self.model_dump(mode="json", include=set(QUESTION))
+        files = {name: digest for name in (self.method, self.benchmark, self.network) if (digest := source_digest(name))}
+        space = (
+            {"space_file": hashlib.sha256(Path(self.space).read_bytes()).hexdigest()[:16]} if self.space.endswith(".toml") else {}
+        )
+        return {**asked, "assign": dict(sorted(self.assign.items())), **({"files": files} if files else {}), **space}
+
+    def sweep_name(self) -> str:
+        """The given name, or one made of method, space and a digest of the question."""
+        if self.name:
+            return self.name
+        words = (Path(self.method).stem, Path(self.space).stem, digest(self.question())[:8])
+        return "-".join(words)
+
+
+QUESTION = (
+    "method", "space", "benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "seeds", "references",
+)  # fmt: skip
+
+
+def validated(values: Mapping[str, Any]) -> Settings:
+    """Settings from options that were given.
+
+    Raises:
+        BadValue: an option of the wrong type or out of range.
+        UnknownName: a word that is not known.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        cause = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{option} = {first['input']!r} is not allowed: {cause[0].lower()}{cause[1:]}.") from None
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Assigned:
+    """What ``--set`` said, by what it is about; values typed and checked.
+
+    Attributes:
+        hyper: hyperparameters of the method.
+        training: training settings.
+        surroundings: settings of benchmark and network.
+    """
+
+    hyper: dict[str, Any]
+    training: dict[str, Any]
+    surroundings: dict[str, Any]
+
+
+def declarations(method: str) -> dict[str, type]:
+    """Which declaration each key of ``--set`` belongs to, for a method.
+
+    Raises:
+        UnknownName: no such method.
+        BadValue: a user's method that reuses the name of a setting.
+    """
+    owners: dict[str, type] = {}
+    for declaration in (Training, Surroundings, METHODS.get(method).Hyper):
+        for name in hyper.knobs(declaration):
+            if name in owners:
+                raise BadValue(f"{method}'s hyperparameter", name, "a name that no setting has")
+            owners[name] = declaration
+    return owners
+
+
+def assigned(method: str, values: Mapping[str, Any]) -> Assigned:
+    """Sorts and checks what ``--set`` said.
+
+    Raises:
+        UnknownName: an unknown key, with the nearest known one.
+        BadValue: a value of the wrong type or out of range.
+    """
+    owners = declarations(method)
+    found: dict[type, dict[str, Any]] = {Training: {}, Surroundings: {}, METHODS.get(method).Hyper: {}}
+    for key, value in values.items():
+        if key not in owners:
+            raise UnknownName("hyperparameter or setting", key, owners)
+        found[owners[key]][key] = hyper.convert(owners[key], key, value)
+    return Assigned(found[METHODS.get(method).Hyper], found[Training], found[Surroundings])
+
+
+def benchmark_options(settings: Settings, surroundings: Surroundings) -> BenchmarkOptions:
+    """How the benchmark's tasks are cut."""
+    return BenchmarkOptions(
+        tasks=settings.tasks,
+        classes_per_task=settings.classes_per_task,
+        larger_first_task=settings.larger_first_task,
+        scenario=settings.scenario,
+        validation=surroundings.validation,
+        validation_fraction=surroundings.validation_fraction,
+        shuffle_classes=surroundings.shuffle_classes,
+    )

@@ -1,0 +1,233 @@
+"""Configurations, trials and packs: what is run, what it is called, and what runs together."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from clcore import benchmarks, hyper, networks
+from clcore.benchmarks import Benchmark, BenchmarkOptions
+from clcore.learner import Learner
+from clcore.methods import METHODS, Layout
+from clcore.pack import Member
+from clcore.registry import source_digest
+from clcore.training import Training
+from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest
+
+DROP_RULE = "members leave at the end of the epoch in which their schedule ends or their loss is no number"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All that decides a result, but the seed.
+
+    Attributes:
+        method: name or file.
+        hyper: every hyperparameter of the method.
+        training: every training setting.
+        benchmark: name or file, and ``options``.
+        network: ``spec``, ``dropout``, ``input_dropout``.
+    """
+
+    method: str
+    hyper: dict[str, Any]
+    training: dict[str, Any]
+    benchmark: dict[str, Any]
+    network: dict[str, Any]
+
+    @cached_property
+    def identity(self) -> str:
+        """8 hexadecimal digits."""
+        return digest(self._content())[:8]
+
+    def trial_identity(self, seed: int) -> str:
+        """12 hexadecimal digits of the configuration with a seed."""
+        return digest({**self._content(), "seed": seed})[:12]
+
+    @cached_property
+    def structure(self) -> str:
+        """What members of one pack must have in common."""
+        packed = hyper.packed_names(METHODS.get(self.method).Hyper)
+        shared = {name: value for name, value in self.hyper.items() if name not in packed}
+        return json.dumps([self.method, shared, {**self.training, "lr": None}, self.benchmark, self.network], sort_keys=True)
+
+    def shown_settings(self) -> dict[str, Any]:
+        """Training, benchmark and network settings as one flat dictionary, for the record."""
+        options = {name: value for name, value in self.benchmark["options"].items() if value is not None}
+        network = {"network": self.network["spec"], **{k: v for k, v in self.network.items() if k != "spec"}}
+        return {**self.training, "benchmark": self.benchmark["name"], **options, **network}
+
+    def _content(self) -> dict[str, Any]:
+        names = (self.method, self.benchmark["name"], self.network["spec"])
+        files = [file for name in names if (file := source_digest(name))]
+        return {**dataclasses.asdict(self), "files": files, "results": RESULTS_VERSION}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration and a seed.
+
+    Attributes:
+        configuration: what is run.
+        seed: of all its randomness.
+        study: number of the configuration in the sampled search's study; None elsewhere.
+        role: ``reference``: run only for the forgetting ratio of the others.
+    """
+
+    configuration: Configuration
+    seed: int
+    study: int | None = None
+    role: Literal["trial", "reference"] = "trial"
+
+    @cached_property
+    def identity(self) -> str:
+        """12 hexadecimal digits."""
+        return self.configuration.trial_identity(self.seed)
+
+    def entry(self) -> dict[str, Any]:
+        """The trial as the journal's ``pack`` event holds it; :meth:`from_entry` reads it back."""
+        return {
+            "trial": self.identity,
+            "config": self.configuration.identity,
+            "seed": self.seed,
+            "method": Path(self.configuration.method).stem,
+            "hyperparameters": self.configuration.hyper,
+            "settings": self.configuration.shown_settings(),
+            "study": self.study,
+            "role": self.role,
+            "configuration": dataclasses.asdict(self.configuration),
+        }
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> "Trial":
+        """The trial behind an entry."""
+        return cls(Configuration(**entry["configuration"]), entry["seed"], entry["study"], entry["role"])
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Trials that run as one program.
+
+    Attributes:
+        trials: the members; equal in seed and structure.
+        threads: CPU threads.
+        device: torch device.
+        data_dir: where data files are.
+    """
+
+    trials: tuple[Trial, ...]
+    threads: int
+    device: str
+    data_dir: str | None
+
+    @cached_property
+    def identity(self) -> str:
+        """8 hexadecimal digits of its members."""
+        return digest([trial.identity for trial in self.trials])[:8]
+
+    def plan(self) -> dict[str, Any]:
+        """How it runs, for the record."""
+        return {"members": len(self.trials), "threads": self.threads, "compiled": False, "drop": DROP_RULE, "device": self.device}
+
+    def to_json(self) -> str:
+        """Everything a worker needs."""
+        entries = [trial.entry() for trial in self.trials]
+        return json.dumps({"trials": entries, "threads": self.threads, "device": self.device, "data_dir": self.data_dir})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Pack":
+        """The pack behind :meth:`to_json`."""
+        facts = json.loads(text)
+        trials = tuple(Trial.from_entry(entry) for entry in facts["trials"])
+        return cls(trials, facts["threads"], facts["device"], facts["data_dir"])
+
+    def learner(self) -> Learner:
+        """The learner of all members, ready to run."""
+        first, seed = self.trials[0].configuration, self.trials[0].seed
+        benchmark = build_benchmark(first, seed, self.data_dir).to(self.device)
+        network = networks.build(first.network["spec"], benchmark.input_shape, seed, **_dropout(first))
+        method = METHODS.get(first.method)
+        members = [Member(hyper.build(method.Hyper, t.configuration.hyper), t.configuration.training["lr"]) for t in self.trials]
+        layout = Layout(benchmark.scenario, tuple(len(task.classes) for task in benchmark.tasks))
+        training = hyper.build(Training, first.training)
+        return Learner(method(members[0].hyper, network.to(self.device), layout), benchmark, members, training, seed)
+
+
+def base_configuration(settings: Settings, method: str | None = None) -> Configuration:
+    """The configuration that ``--set`` and the defaults give.
+
+    Args:
+        settings: what was asked.
+        method: another method with its defaults in place of the asked one (for references).
+
+    Raises:
+        UserError: an unknown name or a bad value.
+    """
+    said = assigned(settings.method, settings.assign)
+    surroundings: Surroundings = hyper.build(Surroundings, said.surroundings)
+    declaration = METHODS.get(method or settings.method).Hyper
+    own = hyper.build(declaration, said.hyper if method is None else {})
+    return Configuration(
+        method=_absolute(method or settings.method),
+        hyper=dataclasses.asdict(own),
+        training=dataclasses.asdict(hyper.build(Training, said.training)),
+        benchmark={"name": _absolute(settings.benchmark), "options": dataclasses.asdict(benchmark_options(settings, surroundings))},
+        network={
+            "spec": _absolute(settings.network),
+            "dropout": surroundings.dropout,
+            "input_dropout": surroundings.input_dropout,
+        },
+    )
+
+
+def with_values(base: Configuration, values: Mapping[str, Any]) -> Configuration:
+    """The configuration with other hyperparameters or training settings."""
+    training = {name: value for name, value in values.items() if name in base.training}
+    own = {name: value for name, value in values.items() if name not in training}
+    return dataclasses.replace(base, hyper={**base.hyper, **own}, training={**base.training, **training})
+
+
+def build_benchmark(configuration: Configuration, seed: int, data_dir: str | None) -> Benchmark:
+    """The benchmark of a configuration."""
+    options = BenchmarkOptions(**configuration.benchmark["options"])
+    return benchmarks.build(configuration.benchmark["name"], options, seed, Path(data_dir) if data_dir else None)
+
+
+def make_packs(trials: Iterable[Trial], size: int, workers: int, make: Pack) -> list[Pack]:
+    """Groups trials into packs of equal structure and seed.
+
+    Each group is cut into packs of about the same size, at most ``size``, and into as many as there are workers to share it.
+
+    Args:
+        trials: what is to run.
+        size: most members of a pack.
+        workers: packs that run at the same time.
+        make: a pack whose threads, device and data folder the others take.
+    """
+    groups: dict[tuple[str, int], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.configuration.structure, trial.seed), []).append(trial)
+    packs: list[Pack] = []
+    for group in groups.values():
+        limit = size if METHODS.get(group[0].configuration.method).packable else 1
+        count = max(-(-len(group) // limit), min(-(-workers // len(groups)), len(group)))
+        packs += [dataclasses.replace(make, trials=tuple(part)) for part in _even(group, count)]
+    return packs
+
+
+def _even(items: Sequence[Trial], parts: int) -> list[Sequence[Trial]]:
+    edges = [round(i * len(items) / parts) for i in range(parts + 1)]
+    return [items[a:b] for a, b in pairwise(edges)]
+
+
+def _dropout(configuration: Configuration) -> dict[str, float]:
+    return {name: configuration.network[name] for name in ("dropout", "input_dropout")}
+
+
+def _absolute(name: str) -> str:
+    """A file's absolute path, so that workers started elsewhere find it; other names as they are."""
+    return str(Path(name).absolute()) if name.endswith(".py") else name

@@ -1,0 +1,136 @@
+"""Small learners for the tests of the functional core, and comparisons of what they end in."""
+
+import math
+from dataclasses import asdict, replace
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from clcore import hyper, networks
+from clcore.benchmarks import BenchmarkOptions, build
+from clcore.learner import Learner
+from clcore.methods import METHODS, Layout
+from clcore.networks.base import Network, Units, Wire, dropout
+from clcore.pack import Member
+from clcore.report import Report
+from clcore.training import Training
+
+SCENARIOS = ("task-il", "domain-il", "class-il")
+#: Short training whose schedule ends members at different times.
+QUICK = {"epochs": 5, "patience": 1, "lr_min": 0.04}
+
+
+class TinyConv(Network):
+    """One convolution, pooled and flattened into one linear layer: the wiring that ``repeat`` is for.
+
+    8x8 -> 4 channels of 6x6 -> 4 of 3x3 -> 36, channel-major -> 12 -> head.
+    """
+
+    def __init__(self, channels: int = 4, hidden: int = 12, drop: float = 0.0) -> None:
+        super().__init__()
+        self.drop = drop
+        self.conv, self.fc = nn.Conv2d(1, channels, 3), nn.Linear(channels * 9, hidden)
+        self.units0, self.units1, self.units2 = Units(1), Units(channels), Units(hidden)
+        self.head = nn.Linear(hidden, 1)
+        self.units = {"units0": 1, "units1": channels, "units2": hidden}
+        self.wires = [
+            Wire("conv.weight", "conv.bias", "units0", "units1"),
+            Wire("fc.weight", "fc.bias", "units1", "units2", repeat=9),
+            Wire("head.weight", "head.bias", "units2", None),
+        ]
+
+    def forward(self, inputs):
+        hidden = torch.relu(self.conv(self.units0(inputs)))
+        if self.training and self.drop:
+            hidden = dropout(hidden, self.drop, self.units["units1"])
+        hidden = self.units1(F.max_pool2d(hidden, 2)).flatten(1)
+        return self.head(self.units2(torch.relu(self.fc(hidden))))
+
+
+@lru_cache(maxsize=64)
+def benchmark(name="split-digits", seed=0, tasks=3, scenario="task-il", **options):
+    return build(name, BenchmarkOptions(tasks=tasks, scenario=scenario, **options), seed)
+
+
+def network(spec, shape, seed=0, drop=0.0, input_drop=0.0):
+    if spec == "conv":
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return TinyConv(drop=drop)
+    return networks.build(spec, shape, seed, drop, input_drop)
+
+
+def learner(name, hypers=({},), *, lrs=None, seed=0, scenario="task-il", dtype=torch.float32, net="mlp:16-16", drop=0.0,
+            input_drop=0.0, tasks=3, data="split-digits", options=(), **training) -> Learner:  # fmt: skip
+    """A learner of registered method ``name``; each of ``hypers`` is a member, ``lrs`` their learning rates."""
+    bench = benchmark(data, seed, tasks, scenario, **dict(options))
+    method = METHODS.get(name)
+    chosen = [h if not isinstance(h, dict) else hyper.build(method.Hyper, h) for h in hypers]
+    settings = hyper.build(Training, {**QUICK, **training})
+    layout = Layout(scenario, tuple(len(task.classes) for task in bench.tasks))
+    made = method(chosen[0], network(net, bench.input_shape, seed, drop, input_drop), layout)
+    members = [Member(h, lr) for h, lr in zip(chosen, lrs or [settings.lr] * len(chosen), strict=True)]
+    return Learner(made, bench, members, settings, seed, dtype)
+
+
+def finish(learner) -> list[Report]:
+    """Runs to the end; the reports alone."""
+    return [said for said in learner.run() if isinstance(said, Report)]
+
+
+def facts(reports, member=None):
+    """Reports without clock times, as plain values that compare exactly, NaN with NaN."""
+    kept = []
+    for report in reports:
+        members = [m for m in report.members if member is None or m.member == member]
+        members = [replace(m, member=0) if member is not None else m for m in members]
+        kept.append(repr((report.seen, [asdict(m) for m in members], [asdict(f) for f in report.failures])))
+    return kept
+
+
+def same(first, second) -> bool:
+    """Whether two memories hold the same tensors, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def distance(alone, packed) -> float:
+    """Largest difference between a member's memory alone and in a pack, relative to 1 or the value.
+
+    A pack of growing members allocates for its widest; what is beyond a member's own width is cut off.
+    """
+    assert alone.keys() == packed.keys()
+    worst = 0.0
+    for name, own in alone.items():
+        other = packed[name][tuple(slice(n) for n in own.shape)]
+        assert other.shape == own.shape, name
+        gap = ((own.double() - other.double()).abs() / own.double().abs().clamp(min=1)).nan_to_num(math.inf)
+        worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
+    return worst
+
+
+def begin(learner, task=0):
+    """Params, memory and position at the start of a task, as the learner makes them."""
+    from clcore.methods.base import At
+
+    at, memory, params = learner.begin(At(task, "train", task + 1), learner.memory, learner.hp, "train")
+    return params, memory, at
+
+
+def spread(declaration, count, shared=None):
+    """Hyperparameters of ``count`` members that differ in every packed field, as far as it has values to offer."""
+    members = []
+    for index in range(count):
+        values = dict(shared or {})
+        for name in set(hyper.packed_names(declaration)) - set(values):
+            knob = hyper.knobs(declaration)[name]
+            offered = knob.grid or knob.search or _around(hyper.defaults(declaration)[name], knob)
+            values[name] = offered[index % len(offered)]
+        members.append(hyper.build(declaration, values))
+    return members
+
+
+def _around(default, knob):
+    low, high = (-math.inf if knob.low is None else knob.low), (math.inf if knob.high is None else knob.high)
+    return (default, *(other for other in (default * 0.8 + 0.15, default * 0.8, default * 1.5) if low <= other <= high))

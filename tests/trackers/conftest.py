@@ -1,0 +1,30 @@
+import shutil
+
+import pytest
+from fake_sweep import FakeSweep
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A fake sweep with its first event written."""
+    made = FakeSweep(tmp_path / "home" / "tfm-grid-1234")
+    made.sweep()
+    yield made
+    made.journal.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """An MLflow database with its schema; making one takes over a second, copying it nothing."""
+    from trackers.mlflow_store import open_store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_store(f"sqlite:///{path}", path.parent)
+    return path
+
+
+@pytest.fixture
+def uri(migrated, tmp_path):
+    (tmp_path / "home").mkdir(exist_ok=True)
+    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
+    return f"sqlite:///{tmp_path}/home/mlflow.db"

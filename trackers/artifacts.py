@@ -1,0 +1,215 @@
+"""Masks, accuracy matrices and leaderboards as files: Parquet with zstd, written whole or not at all.
+
+Workers write these, so nothing here imports MLflow.
+"""
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from clcore.errors import UserError
+from clcore.masks import Mask
+
+MASKS = "masks.parquet"
+MATRIX = "accuracy.parquet"
+LEADERBOARD = "leaderboard"
+MaskSet = Mapping[tuple[int, str], Mask]
+
+_MASK_METADATA = {"cl.mask.schema": "1", "bitorder": "little"}
+_WRITE = {"compression": "zstd", "write_page_checksum": True}  # a flipped bit must not become another mask
+_LARGE = 1_000_000  # values; beyond it a column of many masks could pass the 2 GB of a plain binary column
+_ANY_LAYER = 1 << 20  # rows a group: all of them
+
+
+def write_masks(path: Path, masks: MaskSet) -> None:
+    """Writes one row a (task, layer): task, layer, kind, shape, n values, ones (values that are not 0) and packed bits.
+
+    Unit and ternary masks share one row group; weight masks (large) get one each, for readers of a single one.
+
+    Args:
+        path: the file, replaced at once.
+        masks: (task, layer) -> mask of any shape.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    rows = [_mask_row(task, layer, mask) for (task, layer), mask in masks.items()]
+    large = any(row["n"] > _LARGE for row in rows)
+    table = pa.Table.from_pylist(rows, schema=_mask_schema(large))
+    group = 1 if any(row["kind"] == "weight" for row in rows) else _ANY_LAYER
+    _atomic(path, lambda temporary: pq.write_table(table, temporary, row_group_size=group, **_WRITE))
+
+
+def read_masks(path: Path) -> dict[tuple[int, str], Mask]:
+    """Reads what ``write_masks`` wrote.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is not a file of masks.
+    """
+    table = _read(path)
+    found = table.schema.metadata or {}
+    if any(found.get(key.encode()) != value.encode() for key, value in _MASK_METADATA.items()):
+        raise UserError(f"{path} is not a file of masks in schema 1.")
+    return {(row["task"], row["layer"]): _mask(row, path) for row in table.to_pylist()}
+
+
+def write_matrix(path: Path, matrices: Mapping[str, Tensor]) -> None:
+    """Writes accuracy matrices in long format: seen, task (from 1), split, accuracy; unknown entries are left out.
+
+    Args:
+        path: the file, replaced at once.
+        matrices: split (``"test"``, ``"validation"``) -> accuracies in [0, 1], shape [T + 1, T], NaN where not known.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    rows = [row for split, matrix in matrices.items() for row in _matrix_rows(split, matrix)]
+    tasks = max((matrix.shape[1] for matrix in matrices.values()), default=0)
+    schema = pa.schema(
+        [
+            ("seen", pa.int32()),
+            ("task", pa.int32()),
+            ("split", pa.dictionary(pa.int8(), pa.string())),
+            ("accuracy", pa.float64()),
+        ],
+        metadata={"cl.matrix.schema": "1", "tasks": str(tasks)},
+    )
+    table = pa.Table.from_pylist(rows, schema=schema)
+    _atomic(path, lambda temporary: pq.write_table(table, temporary, **_WRITE))
+
+
+def read_matrix(path: Path) -> dict[str, Tensor]:
+    """Reads what ``write_matrix`` wrote.
+
+    Returns:
+        split -> float64 accuracies, shape [T + 1, T], NaN where not known.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds no accuracy matrix.
+    """
+    table = _read(path)
+    found = table.schema.metadata or {}
+    if found.get(b"cl.matrix.schema") != b"1":
+        raise UserError(f"{path} is not an accuracy matrix in schema 1.")
+    tasks = int(found[b"tasks"])
+    matrices: dict[str, Tensor] = {}
+    for row in table.to_pylist():
+        blank = torch.full((tasks + 1, tasks), torch.nan, dtype=torch.float64)
+        matrices.setdefault(row["split"], blank)[row["seen"], row["task"] - 1] = row["accuracy"]
+    return matrices
+
+
+def write_leaderboard(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Writes ``leaderboard.parquet`` and ``leaderboard.csv``.
+
+    Args:
+        folder: where; made when missing.
+        rows: one a configuration, all with the same keys; a column of mixed types is stored as text.
+
+    Returns:
+        The two files.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+    parquet, text = folder / f"{LEADERBOARD}.parquet", folder / f"{LEADERBOARD}.csv"
+    _atomic(parquet, lambda temporary: pq.write_table(table, temporary, **_WRITE))
+    _atomic(text, lambda temporary: _write_csv(temporary, names, rows))
+    return [parquet, text]
+
+
+def read_leaderboard(path: Path) -> pa.Table:
+    """Reads a leaderboard's Parquet file, or the one in a folder.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    return _read(path / f"{LEADERBOARD}.parquet" if path.is_dir() else path)
+
+
+def _mask_schema(large: bool) -> pa.Schema:
+    fields = {
+        "task": pa.int32(),
+        "layer": pa.dictionary(pa.int32(), pa.string()),
+        "kind": pa.string(),
+        "shape": pa.list_(pa.int32()),
+        "n": pa.int64(),
+        "ones": pa.int64(),
+        "bits": pa.large_binary() if large else pa.binary(),
+    }
+    return pa.schema(list(fields.items()), metadata=_MASK_METADATA)
+
+
+def _mask_row(task: int, layer: str, mask: Mask) -> dict[str, Any]:
+    values = mask.values
+    return {
+        "task": task,
+        "layer": layer,
+        "kind": mask.kind,
+        "shape": list(values.shape),
+        "n": values.numel(),
+        "ones": int(torch.count_nonzero(values)),
+        "bits": mask.pack(),
+    }
+
+
+def _mask(row: dict[str, Any], path: Path) -> Mask:
+    try:
+        return Mask.unpack(row["kind"], row["bits"], row["shape"])
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged at task {row['task']}, layer {row['layer']}: {error}") from None
+
+
+def _matrix_rows(split: str, matrix: Tensor) -> list[dict[str, Any]]:
+    known = torch.isfinite(matrix).nonzero().tolist()
+    return [{"seen": t, "task": u + 1, "split": split, "accuracy": float(matrix[t, u])} for t, u in known]
+
+
+def _column(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else json.dumps(value) for value in values])
+
+
+def _write_csv(path: Path, names: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}.") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+
+
+def _atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` fill a temporary file beside ``path`` and puts it in place when it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)  # mkstemp makes it private, but a record is shared like any other file
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""Is this tracking store usable? Asked before a sweep starts, answered in three seconds, leaving nothing behind."""
+
+import os
+import socket
+import sqlite3
+import tempfile
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from clcore.errors import UserError
+
+TIMEOUT = 2.0  # seconds a probe may wait
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def check_tracking(uri: str, home: Path | None = None) -> None:
+    """Sees whether a sweep could be tracked there.
+
+    Args:
+        uri: an MLflow tracking URI: ``sqlite:///PATH``, ``http(s)://HOST[:PORT]`` or another database's.
+        home: the sweep's home folder, the one folder that may still be missing because the sweep makes it.
+
+    Raises:
+        UserError: it cannot; one line says why and what would do.
+    """
+    scheme = urlsplit(uri).scheme.split("+")[0].lower()
+    if scheme == "sqlite":
+        _check_sqlite(uri, home)
+    elif scheme in ("http", "https"):
+        from trackers.mlflow_store import ask_server  # it alone imports MLflow, and only here is it needed
+
+        ask_server(uri, TIMEOUT)
+    elif scheme in _PORTS:
+        _check_port(uri, scheme)
+    elif scheme in ("", "file"):
+        raise UserError(
+            f"tracking URI {uri!r} is a folder, and MLflow 3 no longer maintains its file store: "
+            f"use a database such as sqlite:///{Path(urlsplit(uri).path or uri) / 'mlflow.db'}."
+        )
+    else:
+        raise UserError(
+            f"tracking URI {uri!r} has the unknown scheme {scheme!r}: use sqlite:///PATH, http://HOST:PORT or postgresql://.."
+        )
+
+
+def deep_link(base: str, experiment_id: str) -> str:
+    """The page of an experiment that shows the curves of all trials at the first click.
+
+    MLflow folds child runs under their parent and then charts nothing; sorting by a metric lists them flat.
+
+    Args:
+        base: address of the MLflow server, e.g. ``http://127.0.0.1:5000``.
+        experiment_id: MLflow's id of the experiment.
+    """
+    order = quote("metrics.`acc/avg`", safe=".")
+    view = f"workflowType=machine_learning&compareRunsMode=CHART&orderByKey={order}&orderByAsc=false"
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{view}"
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file behind ``sqlite:///relative`` or ``sqlite:////absolute``.
+
+    Raises:
+        UserError: the URI names no file.
+    """
+    _, slashes, name = uri.partition(":///")
+    name = name.partition("?")[0]
+    if not slashes or not name or name == ":memory:":
+        raise UserError(f"tracking URI {uri!r} names no database file: use sqlite:///PATH/mlflow.db.")
+    return Path(name)
+
+
+def _check_sqlite(uri: str, home: Path | None) -> None:
+    path = sqlite_path(uri)
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UserError(f"tracking URI {uri!r}: {path} is a folder, not a database file.")
+    if not folder.exists() and home is not None and folder == home.absolute():
+        while not folder.exists():
+            folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"tracking URI {uri!r}: there is no folder {folder}; make it first.")
+    try:
+        _lock_existing(path) if path.exists() else _lock_new(folder)
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(f"tracking URI {uri!r}: the database cannot be written there ({error}).") from None
+
+
+def _lock_existing(path: Path) -> None:
+    database = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
+    finally:
+        database.close()
+
+
+def _lock_new(folder: Path) -> None:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".clsweep-probe-", suffix=".db")
+    os.close(handle)
+    try:
+        database = sqlite3.connect(name, timeout=TIMEOUT, isolation_level=None)
+        try:
+            database.execute("BEGIN EXCLUSIVE")
+            database.execute("CREATE TABLE probe (x)")
+            database.execute("COMMIT")
+        finally:
+            database.close()
+    finally:
+        for left in (name, f"{name}-journal", f"{name}-wal", f"{name}-shm"):
+            Path(left).unlink(missing_ok=True)
+
+
+def _check_port(uri: str, scheme: str) -> None:
+    parts = urlsplit(uri)
+    if parts.hostname is None:  # a unix socket: MLflow itself will say
+        return
+    address = (parts.hostname, parts.port or _PORTS[scheme])
+    try:
+        socket.create_connection(address, timeout=TIMEOUT).close()
+    except OSError as error:
+        raise UserError(f"tracking store {scheme}://{address[0]}:{address[1]} does not answer ({error}).") from None

@@ -1,0 +1,124 @@
+"""The description of a sweep's run, in Markdown: what was asked, how far it is, the best, and what to type next."""
+
+import math
+import shlex
+from collections.abc import Sequence
+
+from trackers.labels import choices_text, varying_in
+from trackers.record import SweepRecord
+from trackers.summary import Configuration, Final, configurations
+
+TABLE_ROWS = 10
+LINKED_ROWS = 20
+LENGTH_LIMIT = 7900  # MLflow cuts a tag at 8000 characters
+
+
+def describe(record: SweepRecord, finals: dict[str, Final] | None = None) -> str:
+    """The Markdown text, a function of the record alone; ``finals`` as in ``summary.configurations``."""
+    parts = [
+        _question(record),
+        _ledger(record),
+        _best(record, finals),
+        _failures(record),
+        _linked(record),
+        _commands(record),
+    ]
+    text = "\n\n".join(part for part in parts if part)
+    return text if len(text) <= LENGTH_LIMIT else text[:LENGTH_LIMIT] + " …"
+
+
+def resume_command(record: SweepRecord) -> str:
+    """What to type to go on with this sweep."""
+    home = record.sweep["settings"].get("home")
+    place = f" --home {shlex.quote(str(home))}" if home else ""
+    return f"clsweep --resume {shlex.quote(record.name)}{place}"
+
+
+def _question(record: SweepRecord) -> str:
+    sweep = record.sweep
+    on = f"**{sweep['benchmark']}** ({sweep['tasks']} tasks, {sweep['scenario']}) with `{sweep['network']}`"
+    keys = varying_in(record)
+    varied = f" Varied: {', '.join(f'`{key}`' for key in keys)}." if keys else ""
+    return f"Sweep `{record.name}`: **{sweep['method']}** on {on}.{varied}"
+
+
+def _ledger(record: SweepRecord) -> str:
+    ledger = record.ledger
+    counted = " · ".join(f"{ledger[key]} {key}" for key in ("asked", "done", "skipped", "failed"))
+    return f"**Trials:** {counted} — {_state(record)}, {_duration(record.seconds)} of running."
+
+
+def _state(record: SweepRecord) -> str:
+    if record.end is not None:
+        return "ended, all done" if record.end["status"] == "done" else "ended, some failed"
+    if record.stop is not None:
+        return f"stopped ({record.stop['reason']}: {record.stop['detail'] or 'no detail'}), can be resumed"
+    return "running"
+
+
+def _best(record: SweepRecord, finals: dict[str, Final] | None) -> str:
+    found = configurations(record, finals)
+    if not found:
+        return ""
+    keys = varying_in(record)
+    head = "| | configuration | seeds | validation | test | forgetting | bytes | seconds |"
+    align = "|--:|:--|--:|--:|--:|--:|--:|--:|"
+    rows = [_best_row(rank, c, keys) for rank, c in enumerate(found[:TABLE_ROWS], start=1)]
+    more = f"\n\n… and {len(found) - TABLE_ROWS} more in `leaderboard.csv`." if len(found) > TABLE_ROWS else ""
+    title = "**Best configurations** (average accuracy after the last task, mean over seeds; ranked on validation data)"
+    return "\n".join([f"{title}\n", head, align, *rows]) + more
+
+
+def _best_row(rank: int, configuration: Configuration, keys: Sequence[str]) -> str:
+    c = configuration
+    name = f"{c.method} {choices_text(c.choices, keys)}".strip().replace("|", "\\|")
+    accuracies = [_percent(c.mean("validation"), c.spread("validation")), _percent(c.mean("test"), c.spread("test"))]
+    cells = [str(rank), name, str(len(c.finals)), *accuracies, _percent(c.mean("forgetting"))]
+    return "| " + " | ".join([*cells, _whole(c.mean("bytes")), f"{c.mean('seconds'):.1f}"]) + " |"
+
+
+def _failures(record: SweepRecord) -> str:
+    failed = [t for t in record.trials.values() if t.status == "failed"]
+    if not failed:
+        return ""
+    lines = [f"- `{t.trial}` (seed {t.seed}): {(t.reason or 'unknown').splitlines()[0][:150]}" for t in failed[:5]]
+    more = [f"- … and {len(failed) - 5} more"] if len(failed) > 5 else []
+    return "\n".join(["**Failed**\n", *lines, *more])
+
+
+def _linked(record: SweepRecord) -> str:
+    if not record.linked:
+        return ""
+    items = list(record.linked.values())
+    lines = [
+        f"- `{t.trial}` in sweep `{t.sweep}`: {t.method} {choices_text(t.hyperparameters, t.hyperparameters)} s{t.seed}"
+        for t in items[:LINKED_ROWS]
+    ]
+    more = [f"- … and {len(items) - LINKED_ROWS} more"] if len(items) > LINKED_ROWS else []
+    return "\n".join(["**Answered by earlier sweeps** (not run again)\n", *lines, *more])
+
+
+def _commands(record: SweepRecord) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
+    commit = f"; commit `{record.sweep['git']}`" if record.sweep["git"] else ""
+    lines = [
+        f"{resume_command(record)}   # goes on where it stopped",
+        f"{record.first['command']}   # asks the same again",
+    ]
+    return "\n".join(["```", *lines, "```"]) + f"\n\n{versions}{commit}"
+
+
+def _percent(value: float, spread: float = math.nan) -> str:
+    if not math.isfinite(value):
+        return "–"  # noqa: RUF001 - a dash in a table
+    return f"{100 * value:.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"  # noqa: RUF001
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,198 @@
+"""The two pictures of a sweep: the accuracy matrix of a trial, and average accuracy against tasks per configuration.
+
+Figures are made without pyplot, so that no window system and no global state of matplotlib's is touched.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clcore import metrics
+from trackers.labels import choices_text, chosen, varying_in
+from trackers.record import SweepRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN = 10  # configurations in colour; more cannot be told apart
+NUMBERED = 25  # tasks up to which the matrix shows numbers
+DPI = 150
+# Okabe and Ito's colours, chosen to be told apart with any kind of colour vision; each is used twice, then with dashes.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_GREY = "#C8C8C8"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One configuration: mean over seeds of the average accuracy (test) after 1..T tasks, NaN where not known."""
+
+    label: str
+    seeds: int
+    values: list[float]
+    low: list[float]
+    high: list[float]
+    rank_key: float
+
+
+def draw_matrix(path: Path, matrix: Tensor, title: str) -> None:
+    """Draws an accuracy matrix as a heat map with its numbers in percent.
+
+    Args:
+        path: the PNG file.
+        matrix: accuracies in [0, 1], shape [T + 1, T]: row 0 is the untrained network, NaN stays blank.
+        title: what it shows, e.g. the trial's name.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tasks = matrix.shape[1]
+    cell = 0.55 if tasks <= NUMBERED else 0.55 * NUMBERED / tasks
+    figure, axes = _figure(max(4.6, cell * tasks + 2.2), max(3.4, 0.8 * cell * (tasks + 1) + 1.5))
+    lowest = _floor(matrix)
+    image = axes.imshow(100 * matrix.numpy(), cmap="cividis", vmin=lowest, vmax=100, aspect="auto")
+    figure.colorbar(image, ax=axes, label="test accuracy (%)", fraction=0.05, pad=0.03)
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10, x=0.01, ha="left")
+    axes.set_xlabel("accuracy on task")
+    axes.set_ylabel("after learning task")
+    every = max(1, math.ceil(tasks / NUMBERED))
+    axes.set_xticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
+    axes.set_yticks(range(0, tasks + 1, every), ["untrained", *(str(task) for task in range(every, tasks + 1, every))])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    _draw_staircase(axes, tasks)
+    if tasks <= NUMBERED:
+        _draw_numbers(axes, matrix, lowest)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_curves(path: Path, record: SweepRecord) -> None:
+    """Draws average test accuracy against tasks seen, one line a configuration, mean over its finished seeds.
+
+    The best on validation data are in colour (the first with the range over its seeds), the rest in grey. The legend
+    shows only what varies between the configurations.
+
+    Args:
+        path: the PNG file.
+        record: the sweep.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    curves = _curves(record)
+    best, rest = curves[:SHOWN], curves[SHOWN:]
+    figure, axes = _figure(9.0, 4.6)
+    for number, curve in enumerate(rest):
+        axes.plot(_steps(curve), curve.values, color=_GREY, lw=0.9, zorder=1, label=_rest_label(len(rest), number))
+    for number, curve in reversed(list(enumerate(best))):  # the best on top
+        _draw_best(axes, curve, number)
+    _dress(axes, record)
+    if best:
+        handles, labels = axes.get_legend_handles_labels()
+        order = [*range(len(handles) - 1, len(handles) - 1 - len(best), -1), *range(len(handles) - len(best))]
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False, "alignment": "left"}
+        picked = ([handles[i] for i in order], [labels[i] for i in order])
+        axes.legend(*picked, title=_legend_title(curves), fontsize=8, title_fontsize=8, **place)
+    figure.savefig(path, dpi=DPI)
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _draw_staircase(axes: "Axes", tasks: int) -> None:
+    """Marks where each task is learned: left of and below the line are tasks that were already seen."""
+    corners = [(0.5 + step - 1, 0.5 + step - d) for step in range(tasks + 1) for d in (1, 0)][1:]
+    axes.plot([x for x, _ in corners], [y for _, y in corners], color="white", lw=1.6)
+    axes.set_xlim(-0.5, tasks - 0.5)
+    axes.set_ylim(tasks + 0.5, -0.5)
+
+
+def _draw_numbers(axes: "Axes", matrix: Tensor, lowest: float) -> None:
+    size = 8 if matrix.shape[1] <= 12 else 6.5
+    for row, column in torch.isfinite(matrix).nonzero().tolist():
+        value = 100 * float(matrix[row, column])
+        colour = "black" if value - lowest > 0.55 * (100 - lowest) else "white"  # cividis turns light there
+        text = "100" if value >= 99.95 else f"{value:.1f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+
+
+def _floor(matrix: Tensor) -> float:
+    """Where the colours begin: the round ten below the lowest accuracy (percent), so that small losses can be seen."""
+    known = matrix[torch.isfinite(matrix)]
+    return min(90.0, 10 * math.floor(10 * float(known.min()))) if len(known) else 0.0
+
+
+def _draw_best(axes: "Axes", curve: Curve, number: int) -> None:
+    colour, style = _COLOURS[number % len(_COLOURS)], "-" if number < len(_COLOURS) else (0, (4, 1.5))
+    if number == 0:  # ten bands over one another show nothing
+        axes.fill_between(_steps(curve), curve.low, curve.high, color=colour, alpha=0.15, lw=0, zorder=2)
+    width = 2.4 if number == 0 else 1.5
+    axes.plot(_steps(curve), curve.values, color=colour, ls=style, lw=width, marker="o", ms=3, zorder=3, label=curve.label)
+
+
+def _dress(axes: "Axes", record: SweepRecord) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    sweep = record.sweep
+    axes.set_title(f"{sweep['method']} on {sweep['benchmark']}, {sweep['scenario']}", fontsize=11, loc="left")
+    axes.set_xlabel("tasks learned")
+    axes.set_ylabel("average test accuracy on them")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", color="#EBEBEB", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no trial has finished", ha="center", va="center", transform=axes.transAxes)
+
+
+def _legend_title(curves: Sequence[Curve]) -> str:
+    seeds = sorted({curve.seeds for curve in curves})
+    over = f"mean of {seeds[0]} seeds" if len(seeds) == 1 else f"mean of {seeds[0]} to {seeds[-1]} seeds"
+    parts = ["best on validation first"] if len(curves) > 1 else []
+    return ", ".join(parts if seeds == [1] else [*parts, over])
+
+
+def _steps(curve: Curve) -> range:
+    return range(1, len(curve.values) + 1)
+
+
+def _rest_label(count: int, number: int) -> str:
+    """One entry in the legend for all grey lines; matplotlib leaves out labels that begin with an underscore."""
+    return f"{count} more" if number == 0 else "_"
+
+
+def _curves(record: SweepRecord) -> list[Curve]:
+    groups: dict[str, list[TrialRecord]] = {}
+    for trial in record.trials.values():
+        if trial.role == "trial" and trial.status == "done" and trial.seen > 0:
+            groups.setdefault(trial.config, []).append(trial)
+    keys = varying_in(record)
+    return sorted((_curve(group, keys) for group in groups.values()), key=lambda curve: curve.rank_key)
+
+
+def _curve(trials: Sequence[TrialRecord], keys: Sequence[str]) -> Curve:
+    steps = range(1, trials[0].seen + 1)
+    seeds = torch.tensor([[metrics.average_accuracy(t.test, step) for step in steps] for t in trials])  # [seeds, T]
+    validation = [metrics.average_accuracy(t.validation, t.seen) for t in trials]
+    mean = sum(validation) / len(validation)
+    return Curve(
+        label=choices_text(chosen(trials[0]), keys) or trials[0].method,
+        seeds=len(trials),
+        values=seeds.mean(0).tolist(),
+        low=seeds.amin(0).tolist(),
+        high=seeds.amax(0).tolist(),
+        rank_key=-mean if math.isfinite(mean) else math.inf,
+    )

@@ -1,0 +1,383 @@
+"""What a journal says: the state of a sweep, replayed from its events.
+
+The events, schema 1 (this is the one definition; ``null`` in place of a number means "not known"; times are in seconds,
+T is the number of tasks, ``seen`` counts learned tasks: 0 is the untrained network, t is after t tasks):
+
+======= ============================================================================================================
+sweep   format: 1, name, settings: {}, command: str, versions: {}, git: commit | null, method, benchmark, network,
+        scenario, tasks: T, data_digest. Comes first, and again at each resume; the last one counts.
+pack    pack, plan: {members, threads, compiled, drop}, trials: [{trial, config, seed, method, hyperparameters: {},
+        settings: {}, study: int | null, role: "trial" | "reference"}]
+start   pack, attempt: int
+task    pack, seen, checkpoint: path relative to the sweep folder | null, members: [{trial, validation: [T] | null,
+        test: [T], train_loss, epochs, seconds (of this task alone), bytes, capacity: {layer: fraction, and "total" if
+        the method has one}, reuse: [..] | null}]
+failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null
+done    trial, pack, artifacts: folder relative to the sweep folder, seconds
+linked  trial, config, seed, sweep: the name of the sweep that has it, method, hyperparameters
+rho     trial, values: [T] (after 1..T tasks), joint: trial, random: trial
+stop    reason: "interrupted" | "environment" | .., detail
+end     status: "done" | "failed", ledger: {asked, done, skipped, failed}
+======= ============================================================================================================
+
+Replaying is idempotent where a resumed sweep repeats itself: of two rows for the same trial and ``seen`` the first
+counts. A failed trial that a later pack names is open again; a finished one stays finished.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clcore.errors import UserError
+from trackers.journal import Event, read
+
+FORMAT = 1
+JOURNAL = "journal.jsonl"
+Status = Literal["open", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """What one trial reported after a task; ``time`` is unix seconds, ``seconds`` are of this task alone."""
+
+    seen: int
+    time: float
+    train_loss: float | None
+    epochs: int | None
+    seconds: float | None
+    bytes: int | None
+    capacity: dict[str, float | None]
+    reuse: list[Any] | None
+
+
+@dataclass
+class TrialRecord:
+    """A trial as far as the journal knows it.
+
+    Attributes:
+        validation: accuracies in [0, 1], shape [T + 1, T]: row t is after t tasks, NaN where not known.
+        test: the same on test data.
+        rows: the reports by ``seen``, in the order they came.
+        status: ``open`` (to be run), ``running``, ``done`` or ``failed``.
+        since: unix seconds since when it has this status.
+        begun: unix seconds of its first start.
+        pack: the last pack that holds it.
+        artifacts: folder of its files, relative to the sweep's; None until it is done.
+        rho: forgetting ratios after 1..T tasks, once the references are known.
+    """
+
+    trial: str
+    config: str
+    seed: int
+    method: str
+    hyperparameters: dict[str, Any]
+    settings: dict[str, Any]
+    study: int | None
+    role: Literal["trial", "reference"]
+    pack: str
+    validation: Tensor
+    test: Tensor
+    since: float
+    begun: float = 0.0
+    rows: dict[int, TaskRow] = field(default_factory=dict)
+    status: Status = "open"
+    reason: str | None = None
+    where: dict[str, Any] | None = None
+    traceback: str | None = None
+    artifacts: str | None = None
+    rho: list[float | None] | None = None
+    rho_time: float = 0.0
+    joint: str | None = None
+    random: str | None = None
+
+    @property
+    def seen(self) -> int:
+        """Tasks learned so far; -1 before the first report."""
+        return max(self.rows, default=-1)
+
+    @property
+    def latest(self) -> TaskRow | None:
+        """The newest report."""
+        return self.rows[self.seen] if self.rows else None
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes a deployment must keep, as last reported."""
+        return self.latest.bytes if self.latest else None
+
+    @property
+    def seconds(self) -> float:
+        """Training seconds, summed over the tasks."""
+        return self.seconds_until(self.seen)
+
+    @property
+    def capacity(self) -> dict[str, float | None]:
+        """Fraction of each layer in use, as last reported."""
+        return self.latest.capacity if self.latest else {}
+
+    def seconds_until(self, seen: int) -> float:
+        """Training seconds of the tasks 1..seen."""
+        return sum(row.seconds or 0.0 for row in self.rows.values() if row.seen <= seen)
+
+
+@dataclass
+class PackRecord:
+    """A pack: its plan, its trials, and where it can be picked up (``checkpoint`` after ``seen`` tasks)."""
+
+    pack: str
+    plan: dict[str, Any]
+    trials: list[str]
+    attempt: int = 0
+    seen: int = -1
+    checkpoint: str | None = None
+    checkpoint_seen: int = -1
+
+
+@dataclass(frozen=True)
+class LinkedTrial:
+    """A trial of this sweep's question that another sweep of the same home has already answered."""
+
+    trial: str
+    config: str
+    seed: int
+    sweep: str
+    method: str
+    hyperparameters: dict[str, Any]
+
+
+@dataclass
+class SweepRecord:
+    """A sweep as far as its journal knows it.
+
+    Attributes:
+        sweep: the newest ``sweep`` event; empty before the first.
+        first: the first ``sweep`` event.
+        stop: the ``stop`` event if the sweep is stopped now.
+        end: the ``end`` event if it has ended.
+        closings: how often a trial was done or failed, counting again what failed twice.
+        first_time: unix seconds of the first event.
+        last_time: unix seconds of the newest event.
+        seconds: how long the driver ran, summed over resumes.
+    """
+
+    sweep: Event = field(default_factory=dict)
+    first: Event = field(default_factory=dict)
+    packs: dict[str, PackRecord] = field(default_factory=dict)
+    trials: dict[str, TrialRecord] = field(default_factory=dict)
+    linked: dict[str, LinkedTrial] = field(default_factory=dict)
+    stop: Event | None = None
+    end: Event | None = None
+    closings: int = 0
+    first_time: float = 0.0
+    last_time: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return str(self.sweep.get("name", ""))
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return int(self.sweep["tasks"])
+
+    @property
+    def unfinished(self) -> list[PackRecord]:
+        """The packs that still hold an open or running trial, each with its last checkpoint, in order of planning."""
+        wanted = {t.pack for t in self.trials.values() if t.status in ("open", "running")}
+        return [pack for pack in self.packs.values() if pack.pack in wanted]
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """``asked``, ``done``, ``skipped``, ``failed``: the end event's, else counted (what is open is only asked)."""
+        if self.end is not None:
+            return dict(self.end["ledger"])
+        own = [t for t in self.trials.values() if t.role == "trial"]
+        counts = {status: sum(t.status == status for t in own) for status in ("done", "failed")}
+        skipped = len(self.linked)
+        return {"asked": len(own) + skipped, "done": counts["done"], "skipped": skipped, "failed": counts["failed"]}
+
+    def apply(self, event: Event) -> None:
+        """Takes in the next event.
+
+        Raises:
+            UserError: the event is of an unknown kind or format, or lacks something.
+        """
+        kind = event["event"]
+        if kind not in _HANDLERS:
+            raise UserError(f"event {event['n']} of the journal is of the unknown kind {kind!r}; a newer clsweep wrote it.")
+        if kind != "sweep" and not self.first:
+            raise UserError("the journal does not begin with a sweep event.")
+        try:
+            _HANDLERS[kind](self, event)
+        except KeyError as error:
+            raise UserError(f"event {event['n']} of the journal ({kind}) has no or an unknown {error}.") from None
+        self.first_time = self.first_time or event["time"]
+        if kind != "sweep":  # the pause before a resume is nobody's running time
+            self.seconds += max(0.0, event["time"] - self.last_time)
+        self.last_time = event["time"]
+
+
+def replay(events: Iterable[Event]) -> SweepRecord:
+    """The sweep that these events, from the first on, tell of.
+
+    Raises:
+        UserError: an event is of an unknown kind or format, or lacks something.
+    """
+    record = SweepRecord()
+    for event in events:
+        record.apply(event)
+    return record
+
+
+def load(sweep_folder: Path) -> SweepRecord:
+    """Replays the journal of a sweep's folder.
+
+    Raises:
+        UserError: there is no journal, or it is damaged.
+    """
+    return replay(read(sweep_folder / JOURNAL)[0])
+
+
+def _sweep(record: SweepRecord, event: Event) -> None:
+    if event["format"] != FORMAT:
+        raise UserError(f"the journal has format {event['format']!r}, this clsweep reads format {FORMAT}.")
+    record.first = record.first or event
+    record.sweep = event
+    record.stop = record.end = None
+    for trial in record.trials.values():  # what ran when the driver died is to be picked up
+        if trial.status == "running":
+            _turn(trial, "open", event)
+
+
+def _pack(record: SweepRecord, event: Event) -> None:
+    record.packs[event["pack"]] = PackRecord(event["pack"], event["plan"], [t["trial"] for t in event["trials"]])
+    for item in event["trials"]:
+        known = record.trials.get(item["trial"])
+        if known is None:
+            record.trials[item["trial"]] = _new_trial(record.tasks, item, event)
+        elif known.status != "done":
+            known.pack = event["pack"]
+            known.reason = known.where = known.traceback = None
+            _turn(known, "open", event)
+
+
+def _new_trial(tasks: int, item: dict[str, Any], event: Event) -> TrialRecord:
+    blank = torch.full((tasks + 1, tasks), torch.nan, dtype=torch.float64)
+    return TrialRecord(
+        trial=item["trial"],
+        config=item["config"],
+        seed=item["seed"],
+        method=item["method"],
+        hyperparameters=item["hyperparameters"],
+        settings=item["settings"],
+        study=item["study"],
+        role=item["role"],
+        pack=event["pack"],
+        validation=blank,
+        test=blank.clone(),
+        since=event["time"],
+    )
+
+
+def _start(record: SweepRecord, event: Event) -> None:
+    pack = record.packs[event["pack"]]
+    pack.attempt = event["attempt"]
+    for trial in (record.trials[name] for name in pack.trials):
+        if trial.pack == pack.pack and trial.status == "open":
+            _turn(trial, "running", event)
+
+
+def _task(record: SweepRecord, event: Event) -> None:
+    pack, seen = record.packs[event["pack"]], event["seen"]
+    pack.seen = max(pack.seen, seen)
+    if event["checkpoint"] is not None:
+        pack.checkpoint, pack.checkpoint_seen = event["checkpoint"], seen
+    for member in event["members"]:
+        trial = record.trials[member["trial"]]
+        if seen in trial.rows:
+            continue
+        trial.rows[seen] = TaskRow(
+            seen=seen,
+            time=event["time"],
+            train_loss=member["train_loss"],
+            epochs=member["epochs"],
+            seconds=member["seconds"],
+            bytes=member["bytes"],
+            capacity=member["capacity"] or {},
+            reuse=member["reuse"],
+        )
+        _fill(trial.test, seen, member["test"], event)
+        _fill(trial.validation, seen, member["validation"], event)
+
+
+def _fill(matrix: Tensor, seen: int, values: list[float | None] | None, event: Event) -> None:
+    if values is None:
+        return
+    if seen >= len(matrix) or len(values) != matrix.shape[1]:
+        raise UserError(f"event {event['n']} of the journal does not fit a benchmark of {matrix.shape[1]} tasks.")
+    matrix[seen] = torch.tensor([torch.nan if v is None else v for v in values], dtype=torch.float64)
+
+
+def _failed(record: SweepRecord, event: Event) -> None:
+    trial = record.trials[event["trial"]]
+    trial.reason, trial.where, trial.traceback = event["reason"], event["where"], event["traceback"]
+    _close(record, trial, "failed", event)
+
+
+def _done(record: SweepRecord, event: Event) -> None:
+    trial = record.trials[event["trial"]]
+    trial.artifacts = event["artifacts"]
+    _close(record, trial, "done", event)
+
+
+def _close(record: SweepRecord, trial: TrialRecord, status: Status, event: Event) -> None:
+    if trial.status in (status, "done"):  # said twice by a resumed driver
+        return
+    _turn(trial, status, event)
+    record.closings += 1
+
+
+def _turn(trial: TrialRecord, status: Status, event: Event) -> None:
+    trial.status, trial.since = status, event["time"]
+    if status != "open" and not trial.begun:
+        trial.begun = event["time"]
+
+
+def _linked(record: SweepRecord, event: Event) -> None:
+    names = ("trial", "config", "seed", "sweep", "method", "hyperparameters")
+    record.linked[event["trial"]] = LinkedTrial(**{name: event[name] for name in names})
+
+
+def _rho(record: SweepRecord, event: Event) -> None:
+    trial = record.trials[event["trial"]]
+    if trial.rho is None:
+        trial.rho, trial.rho_time = event["values"], event["time"]
+        trial.joint, trial.random = event["joint"], event["random"]
+
+
+def _stop(record: SweepRecord, event: Event) -> None:
+    record.stop = {**event, "reason": event["reason"], "detail": event["detail"]}
+
+
+def _end(record: SweepRecord, event: Event) -> None:
+    record.end = {**event, "status": event["status"], "ledger": event["ledger"]}
+
+
+_HANDLERS: dict[str, Callable[[SweepRecord, Event], None]] = {
+    "sweep": _sweep,
+    "pack": _pack,
+    "start": _start,
+    "task": _task,
+    "failed": _failed,
+    "done": _done,
+    "linked": _linked,
+    "rho": _rho,
+    "stop": _stop,
+    "end": _end,
+}

@@ -1,0 +1,194 @@
+"""What a trial and a sweep look like in MLflow, as plain dictionaries: functions of the record and of nothing else."""
+
+import getpass
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from clcore import metrics
+from trackers.labels import chosen, is_plain, show
+from trackers.record import SweepRecord, TaskRow, TrialRecord
+from trackers.summary import Configuration, Final, configurations
+
+PARAM_LIMIT = 30
+KEY_LIMIT = 40  # metrics of a run; more and MLflow's chart page is no longer read
+CURVE_LIMIT = 20  # tasks up to which each has its own curve
+
+_BY_TEST: dict[str, Callable[[Tensor, int], float]] = {
+    "acc/avg": metrics.average_accuracy,
+    "forgetting/diagonal": metrics.forgetting_vs_diagonal,
+    "forgetting/max_previous": metrics.forgetting_max_previous,
+    "transfer/backward": metrics.backward_transfer,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one curve; ``time`` is unix seconds, of the journal's event, so that publishing again repeats it."""
+
+    key: str
+    value: float
+    time: float
+    step: int
+
+
+def trial_points(trial: TrialRecord, row: TaskRow) -> list[Point]:
+    """The points of one report of a trial, at step = tasks seen; what is not finite is left out."""
+    values = {**_accuracy(trial, row.seen), **_cost(trial, row), **_curves(trial.test, row.seen)}
+    values |= _capacity(row.capacity, KEY_LIMIT - len(_CONSTANT_KEYS) - _curve_count(trial.test))
+    return _points(values, row.time, row.seen)
+
+
+def rho_points(trial: TrialRecord) -> list[Point]:
+    """The forgetting ratio after each task, once the references are known."""
+    values = enumerate(trial.rho or [], start=1)
+    return [point for step, value in values for point in _points({"rho/avg": value}, trial.rho_time, step)]
+
+
+def sweep_points(record: SweepRecord, time: float, finals: dict[str, Final] | None = None) -> list[Point]:
+    """The summary of a sweep at this moment, at step = trials closed so far; ``finals`` as in ``configurations``."""
+    found = configurations(record, finals)
+    own = [t for t in record.trials.values() if t.role == "trial"]
+    counts = {f"count/{status}": sum(t.status == status for t in own) for status in ("done", "failed")}
+    counts["count/asked"] = len(own) + len(record.linked)
+    counts["count/skipped"] = len(record.linked)
+    best = _best(found[0]) if found else {}
+    return _points({**counts, **best}, time, record.closings)
+
+
+def trial_params(trial: TrialRecord) -> dict[str, str]:
+    """Hyperparameters first, then training settings, at most ``PARAM_LIMIT``."""
+    return _params(chosen(trial))
+
+
+def sweep_params(record: SweepRecord) -> dict[str, str]:
+    """The question as it was first asked; a resume cannot change a param of MLflow's."""
+    first = record.first
+    what = {key: first[key] for key in ("method", "benchmark", "network", "scenario", "tasks")}
+    return _params({**what, **{k: v for k, v in first["settings"].items() if k not in what}})
+
+
+def trial_tags(record: SweepRecord, sweep_id: str, trial: TrialRecord, parent: str) -> dict[str, str]:
+    """The tags by which a trial's run is found, filtered and nested under its sweep's."""
+    own = {"cl.role": trial.role, "cl.trial": trial.trial, "cl.config": trial.config, "cl.seed": str(trial.seed)}
+    study = {} if trial.study is None else {"cl.study": str(trial.study)}
+    return {
+        **_common_tags(record, sweep_id),
+        **own,
+        **study,
+        "cl.method": trial.method,
+        "cl.pack": trial.pack,
+        "mlflow.parentRunId": parent,
+    }
+
+
+def sweep_tags(record: SweepRecord, sweep_id: str) -> dict[str, str]:
+    """The tags of a sweep's own run."""
+    versions = {f"cl.version.{name}": str(value) for name, value in record.first["versions"].items()}
+    what = {"cl.role": "sweep", "cl.method": record.first["method"], "cl.data": str(record.first["data_digest"])}
+    return {**_common_tags(record, sweep_id), **what, **versions}
+
+
+def clean(name: str) -> str:
+    """A name that MLflow accepts: letters, digits, ``_ - . space : /``, no empty or dotted path parts."""
+    parts = [re.sub(r"[^\w\-. :]", "_", part, flags=re.ASCII) for part in name.split("/")]
+    return "/".join(part if part.strip(".") else "_" for part in parts)
+
+
+_CONSTANT_KEYS = (
+    *_BY_TEST,
+    "acc/avg_validation",
+    "transfer/forward_vs_init",
+    "rho/avg",
+    "capacity/total",
+    "cost/seconds",
+    "cost/bytes",
+    "train/loss",
+    "train/epochs",
+)
+
+
+def _accuracy(trial: TrialRecord, seen: int) -> dict[str, float]:
+    if seen < 1:
+        return {}
+    values = {key: formula(trial.test, seen) for key, formula in _BY_TEST.items()}
+    values["acc/avg_validation"] = metrics.average_accuracy(trial.validation, seen)
+    if seen == trial.test.shape[1]:  # it needs every task to have been learned
+        values["transfer/forward_vs_init"] = metrics.forward_transfer_vs_init(trial.test, seen)
+    return values
+
+
+def _cost(trial: TrialRecord, row: TaskRow) -> dict[str, float | None]:
+    return {
+        "cost/seconds": trial.seconds_until(row.seen),
+        "cost/bytes": row.bytes,
+        "train/loss": row.train_loss,
+        "train/epochs": row.epochs,
+    }
+
+
+def _curve_count(matrix: Tensor) -> int:
+    tasks = matrix.shape[1]
+    return tasks if tasks <= CURVE_LIMIT else 0
+
+
+def _curves(matrix: Tensor, seen: int) -> dict[str, float]:
+    """Accuracy of each task from when it is learned, up to ``CURVE_LIMIT`` tasks; the whole matrix is in Parquet."""
+    return {f"acc/t{u + 1:02d}": float(matrix[seen, u]) for u in range(min(seen, _curve_count(matrix)))}
+
+
+def _capacity(capacity: Mapping[str, float | None], room: int) -> dict[str, float | None]:
+    """Each layer's fraction while there is room, and the total: the method's own, else the plain mean of the layers."""
+    layers = {name: value for name, value in capacity.items() if name != "total"}
+    known = [value for value in layers.values() if value is not None]
+    total = capacity.get("total", sum(known) / len(known) if known else None)
+    shown = list(layers.items())[: max(room, 0)]
+    return {"capacity/total": total, **{f"capacity/{name}": value for name, value in shown}}
+
+
+def _best(configuration: Configuration) -> dict[str, float]:
+    """The leader's figures; without validation data there is no leader."""
+    if not math.isfinite(configuration.rank_key):
+        return {}
+    names = {"acc_avg_validation": "validation", "acc_avg": "test", "forgetting": "forgetting", "bytes": "bytes"}
+    return {f"best/{key}": configuration.mean(name) for key, name in (names | {"seconds": "seconds"}).items()}
+
+
+def _points(values: Mapping[str, float | None], time: float, step: int) -> list[Point]:
+    finite = {key: float(v) for key, v in values.items() if v is not None and math.isfinite(v)}
+    return [Point(clean(key), value, time, step) for key, value in finite.items()]
+
+
+def _params(values: Mapping[str, Any]) -> dict[str, str]:
+    plain = {clean(k): _param(v) for k, v in values.items() if is_plain(v) or isinstance(v, list | tuple)}
+    return dict(list(plain.items())[:PARAM_LIMIT])
+
+
+def _param(value: Any) -> str:
+    return show(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _common_tags(record: SweepRecord, sweep_id: str) -> dict[str, str]:
+    first = record.first
+    tags = {
+        "cl.sweep": record.name,
+        "cl.sweep_id": sweep_id,
+        "cl.benchmark": first["benchmark"],
+        "cl.network": first["network"],
+        "cl.scenario": first["scenario"],
+        "mlflow.user": _user(),
+        "mlflow.source.name": first["command"],
+        "mlflow.source.type": "LOCAL",
+    }
+    return tags if not first["git"] else {**tags, "mlflow.source.git.commit": str(first["git"])}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return "unknown"
