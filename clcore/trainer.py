@@ -29,20 +29,26 @@ class Pool:
 
     def __init__(self, splits: Mapping[int, Split], dtype: torch.dtype) -> None:
         self.splits, self.dtype = splits, dtype
-        self.device = next(iter(splits.values())).labels.device
+        first = next(iter(splits.values()))
+        self.device = first.labels.device
         lengths = [len(split) for split in splits.values()]
         self._tasks = torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(lengths)).to(self.device)
         self._places = torch.cat([torch.arange(n) for n in lengths]).to(self.device)
+        self._union: Split | None = None
+        if all(split.images is first.images and split.pixels is None for split in splits.values()):
+            rows, labels = (torch.cat([getattr(s, name) for s in splits.values()]) for name in ("rows", "labels"))
+            self._union = replace(first, rows=rows, labels=labels)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def batch(self, positions: Tensor) -> Batch:
-        """The examples at ``positions``, shape [batch]; those of several tasks are grouped by task."""
+        """The examples at ``positions``, shape [batch]; where tasks see images differently, grouped by task."""
         if len(self.splits) == 1:
-            inputs, labels = next(iter(self.splits.values())).batch(positions, self.dtype)
-            return Batch(inputs, labels)
+            return Batch(*next(iter(self.splits.values())).batch(positions, self.dtype))
         tasks = self._tasks[positions]
+        if self._union is not None:
+            return Batch(*self._union.batch(positions, self.dtype), tasks)
         chosen = [(t, self._places[positions[tasks == t]]) for t in self.splits]
         parts = [(t, *self.splits[t].batch(places, self.dtype)) for t, places in chosen if len(places)]
         owners = [torch.full_like(labels, t) for t, _, labels in parts]

@@ -5,18 +5,15 @@ Tune's own state is never used again: a resumed sweep is a new ``fit`` over the 
 
 import logging
 import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from clcore.errors import UserError
-from sweeps.driver import HEARTBEATS, PACKS, Sweep
+from sweeps.driver import PACKS, Sweep
 from sweeps.settings import Settings
 from sweeps.trainable import tune_pack
-from sweeps.trials import Pack
 
 #: What Ray and Tune read at import, so that they neither chatter nor write outside their folder.
 ENVIRONMENT = {
@@ -79,16 +76,18 @@ def run_on_ray(sweep: Sweep, settings: Settings, workers: int) -> None:
     """Runs until nothing is left or the sweep is stopped. Ray must be up."""
     from ray import tune
 
+    from sweeps.tune_hooks import Listener, PackSearcher
+
     resources = {"cpu": settings.cpus, "gpu": settings.gpus_per_trial}
     tuner = tune.Tuner(
         tune.with_resources(tune_pack, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(sweep), num_samples=-1, reuse_actors=True, max_concurrent_trials=workers,
+            search_alg=PackSearcher(sweep), num_samples=-1, reuse_actors=True, max_concurrent_trials=workers,
         ),
         run_config=tune.RunConfig(
             name=PACKS,
             storage_path=str(sweep.folder.absolute()),
-            callbacks=[_listener(sweep)],
+            callbacks=[Listener(sweep)],
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # the journal's newest is there whenever we die
             failure_config=tune.FailureConfig(max_failures=RETRIES),
@@ -106,11 +105,6 @@ def _connect(address: str) -> None:
         raise UserError(f"--address {address}: no Ray cluster to join ({str(error).splitlines()[0]}).") from None
 
 
-def stop_fit() -> None:
-    """Asks a running ``fit`` to end in good order (Tune listens to this signal)."""
-    os.kill(os.getpid(), signal.SIGUSR1)
-
-
 def _gpus(settings: Settings) -> int:
     import torch
 
@@ -124,70 +118,3 @@ def _quiet(log_file: Path) -> None:
         logger.handlers = [handler]
         logger.propagate = False
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-
-
-def _searcher(sweep: Sweep) -> Any:
-    from ray.tune.search import Searcher
-
-    class PackSearcher(Searcher):
-        """Hands Tune the driver's next pack."""
-
-        def __init__(self) -> None:
-            super().__init__(metric="seen", mode="max")
-
-        def suggest(self, trial_id: str) -> dict[str, str] | str | None:
-            pack, resume = sweep.next_pack()
-            if not isinstance(pack, Pack):
-                return Searcher.FINISHED if pack == "finished" else None
-            heartbeat = (sweep.folder / HEARTBEATS / f"{pack.identity}.json").absolute()
-            return {
-                "identity": pack.identity,
-                "pack": pack.to_json(),
-                "resume": str(resume.absolute()) if resume else "",
-                "heartbeat": str(heartbeat),
-            }
-
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            """The listener has heard already."""
-
-        def save(self, checkpoint_path: str) -> None:
-            """The journal is the state."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """The journal is the state."""
-
-        def __getstate__(self) -> dict[str, Any]:
-            return {}
-
-    return PackSearcher()
-
-
-def _listener(sweep: Sweep) -> Any:
-    import json
-
-    from ray.tune import Callback
-
-    class Listener(Callback):
-        """Hands the driver what packs report."""
-
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            sweep.started(trial.config["identity"])
-
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-            name = result.get("checkpoint_dir_name")
-            folder = Path(trial.storage.trial_fs_path) / name if name else None
-            sweep.reported(trial.config["identity"], json.loads(result["payload"]), folder)
-            if sweep.environment:
-                stop_fit()
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            sweep.ended(trial.config["identity"])
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            reason = Path(trial.error_file).read_text() if trial.error_file else "the worker was lost"
-            sweep.ended(trial.config["identity"], reason)
-
-        def __getstate__(self) -> dict[str, Any]:
-            return {}
-
-    return Listener()

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+import typer.exceptions
 from rich.console import Console
 
 from clcore.errors import BadValue, UserError
@@ -124,11 +124,11 @@ def main() -> int:
         app(standalone_mode=False)
     except UserError as error:
         return _complain(str(error))
-    except click.exceptions.Exit as done:
+    except typer.Exit as done:
         return done.exit_code
-    except click.ClickException as error:
+    except typer.exceptions.TyperException as error:
         return _complain(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     return 0
 

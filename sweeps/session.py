@@ -24,7 +24,7 @@ from clcore.errors import UserError
 from sweeps import preflight, report
 from sweeps.driver import HEARTBEATS, PACKS, Plan, Sweep
 from sweeps.inline import run_inline
-from sweeps.on_ray import cluster_workers, ray_session, run_on_ray, stop_fit
+from sweeps.on_ray import cluster_workers, ray_session, run_on_ray
 from sweeps.pilot import Pilot, pilot
 from sweeps.progress import Display, duration
 from sweeps.search import ROUNDS, Grid, Search, Study
@@ -282,7 +282,7 @@ def _signals(sweep: Sweep, on_ray: bool) -> Iterator[list[str]]:
         caught.append(signal.Signals(number).name)
         sweep.stopping = "interrupted"
         if on_ray:
-            stop_fit()
+            os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own signal for a graceful end
 
     if threading.current_thread() is not threading.main_thread():
         yield caught

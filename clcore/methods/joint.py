@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clcore.methods.base import At, Batch, Method, Stage, Tensors
+from clcore.methods.base import DERIVED, At, Batch, Method, Stage, Tensors
 from clcore.methods.finetune import NoHyper
 from clcore.networks.base import HEAD
 
 INITIAL = "initial."
+OFFSETS, OWNERS = DERIVED + "offsets", DERIVED + "owners"
 
 
 class Joint(Method):
@@ -21,11 +22,20 @@ class Joint(Method):
 
     Hyper = NoHyper
     training_only = (INITIAL,)
+    reads = (OFFSETS, OWNERS)
 
     def start(self, weights: Tensors) -> Tensors:
         """*Packed.* Remembers the initial weights: each task starts from them again."""
         memory = super().start(weights)
         return {**memory, **{INITIAL + name: tensor for name, tensor in memory.items()}}
+
+    def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* The first output of each task, shape [tasks], and the task of each output, shape [outputs]."""
+        tasks = range(at.task + 1)
+        outputs = self.layout.outputs[: at.task + 1]
+        device = next(iter(memory.values())).device
+        owners = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(outputs))
+        return {OFFSETS: torch.tensor([self.layout.offset(t) for t in tasks], device=device), OWNERS: owners.to(device)}
 
     def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* The initial body, and new heads for all tasks so far."""
@@ -42,15 +52,13 @@ class Joint(Method):
         """*Packed.* Mean cross-entropy over the examples of all tasks: sum_t n_t CE_t / n (HAT's code)."""
         weights = self.effective_weights(params, memory, hp, at)
         tasks = torch.full_like(batch.labels, at.task) if batch.tasks is None else batch.tasks
-        offsets = torch.tensor([self.layout.offset(t) for t in range(at.task + 1)], device=tasks.device)
         if not self.private_heads:
-            labels = batch.labels + offsets[tasks] if self.layout.scenario == "class-il" else batch.labels
+            labels = batch.labels + memory[OFFSETS][tasks] if self.layout.scenario == "class-il" else batch.labels
             return F.cross_entropy(self.logits(weights, batch.inputs, at), labels)
         weights |= self._all_heads(params, at)
-        owners = torch.cat([torch.full((n,), t, device=tasks.device) for t, n in self._outputs(at)])
         logits = self.logits(weights, batch.inputs, at)
-        own = logits.masked_fill(owners[None, :] != tasks[:, None], float("-inf"))
-        return F.cross_entropy(own, batch.labels + offsets[tasks])
+        own = logits.masked_fill(memory[OWNERS][None, :] != tasks[:, None], float("-inf"))
+        return F.cross_entropy(own, batch.labels + memory[OFFSETS][tasks])
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Replaces the model of the tasks before."""
@@ -64,9 +72,6 @@ class Joint(Method):
         return {
             f"{HEAD}.{part}": torch.cat([params[f"heads.{t}.{part}"] for t in range(at.task + 1)]) for part in ("weight", "bias")
         }
-
-    def _outputs(self, at: At) -> Iterable[tuple[int, int]]:
-        return enumerate(self.layout.outputs[: at.task + 1])
 
 
 METHOD = Joint

@@ -1,0 +1,80 @@
+"""What Ray Tune calls: the driver dressed as a search algorithm and as a callback.
+
+Tune pickles both with its own state, which is never read again; so they give it nothing.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from sweeps.driver import HEARTBEATS, Sweep
+from sweeps.trials import Pack
+
+
+class PackSearcher(Searcher):
+    """Hands Tune the driver's next pack."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(metric="seen", mode="max")
+        self.sweep = sweep
+
+    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
+        """The next pack as a trial's configuration, ``FINISHED`` when nothing is left, None to wait."""
+        pack, resume = self.sweep.next_pack()
+        if not isinstance(pack, Pack):
+            return str(Searcher.FINISHED) if pack == "finished" else None
+        heartbeat = (self.sweep.folder / HEARTBEATS / f"{pack.identity}.json").absolute()
+        return {
+            "identity": pack.identity,
+            "pack": pack.to_json(),
+            "resume": str(resume.absolute()) if resume else "",
+            "heartbeat": str(heartbeat),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The listener has heard already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Listener(Callback):
+    """Hands the driver what packs report."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack runs, for the first time or again."""
+        self.sweep.started(trial.config["identity"])
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A pack has learned a task, or says what broke it."""
+        name = result.get("checkpoint_dir_name")
+        folder = Path(trial.storage.trial_fs_path) / name if name else None
+        self.sweep.reported(trial.config["identity"], json.loads(result["payload"]), folder)
+        if self.sweep.environment:
+            os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own signal for a graceful end
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack has ended."""
+        self.sweep.ended(trial.config["identity"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack's worker was lost too often."""
+        reason = Path(trial.error_file).read_text() if trial.error_file else "the worker was lost"
+        self.sweep.ended(trial.config["identity"], reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
