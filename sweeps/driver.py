@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from clcore import metrics
 from sweeps.search import Search
@@ -22,7 +22,6 @@ from trackers.record import JOURNAL, SweepRecord, TrialRecord, load, replay
 log = logging.getLogger(__name__)
 
 TRIALS, HEARTBEATS, PACKS = "trials", "heartbeats", "packs"
-Next = Pack | Literal["wait", "finished"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Plan:
         references: methods run once a seed for the forgetting ratio.
         size: most members of a pack.
         batch: configurations asked for at a time.
+        trials: trials asked for in all, references aside.
         workers: packs that run at the same time.
         like: threads, device and data folder of every pack.
     """
@@ -44,6 +44,7 @@ class Plan:
     references: tuple[Configuration, ...]
     size: int
     batch: int
+    trials: int
     workers: int
     like: Pack
 
@@ -72,6 +73,7 @@ class Sweep:
         self.running: dict[str, Pack] = {}
         self.wanted: set[str] = set()
         self.planned: set[str] = set()
+        self.exhausted = False
         self.stopping: str | None = None
         self.environment: str | None = None
         self._numbers: dict[int, list[Trial]] = {}
@@ -89,22 +91,24 @@ class Sweep:
             self._want(trial)
         references = [Trial(c, seed, role="reference") for seed in self.plan.seeds for c in self.plan.references]
         self._enqueue([t for t in [*references, *sampled] if self._open(t)])
+        self._ask()
 
-    def next_pack(self) -> tuple[Next, Path | None]:
-        """The next pack to start, with the checkpoint it goes on from.
+    def _ask(self) -> None:
+        asked = self.search.ask(self.plan.batch)
+        self.exhausted = not asked
+        self._enqueue(self._new_trials(asked))
 
-        ``"wait"`` where the search waits for results; ``"finished"`` where nothing is left or the sweep is to stop.
-        """
+    def next_pack(self) -> tuple[Pack | None, Path | None]:
+        """The next pack to start, with the checkpoint it goes on from; None where nothing is left or the sweep is to stop."""
         if self.stopping or self.environment:
-            return "finished", None
+            return None, None
         if time.monotonic() > self.deadline:
             self.stopping = "time budget"
-            return "finished", None
-        while not self.queue:
-            asked = self.search.ask(self.plan.batch)
-            if not asked:
-                return "finished", None
-            self._enqueue(self._new_trials(asked))
+            return None, None
+        while not self.queue and not self.exhausted:
+            self._ask()
+        if not self.queue:
+            return None, None
         pack, resume = self.queue.popleft()
         self.running[pack.identity] = pack
         return pack, self.folder / resume if resume else None
@@ -256,7 +260,8 @@ class Sweep:
         skipped = sum(t in self.done_before or t in self.linked for t in self.wanted)
         done = sum(s == "done" and t not in self.done_before for t, s in status.items())
         failed = sum(s == "failed" for t, s in status.items() if t not in self.linked)
-        return {"asked": len(self.wanted), "done": done, "skipped": skipped, "failed": failed}
+        asked = len(self.wanted) if self.exhausted else max(len(self.wanted), self.plan.trials)
+        return {"asked": asked, "done": done, "skipped": skipped, "failed": failed}
 
     def _write(self, kind: str, *, sync: bool = False, **fields: Any) -> None:
         self.record.apply(self.journal.append(kind, sync=sync, **fields))

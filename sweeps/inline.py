@@ -16,8 +16,8 @@ def run_inline(sweep: Sweep) -> None:
     """Runs until nothing is left or the sweep is stopped."""
     while True:
         pack, resume = sweep.next_pack()
-        if not isinstance(pack, Pack):
-            return  # nothing runs beside this process, so there is nothing to wait for either
+        if pack is None:
+            return
         sweep.started(pack.identity)
         error = None
         try:

@@ -14,11 +14,13 @@ from clcore.trainer import EVAL_BATCH
 from sweeps.settings import digest
 from sweeps.trials import Pack, Trial
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (1, 4, 16, 64)
 #: Steps before the clock starts, and seconds that each size is measured for.
-WARM_UP, SECONDS = 3, 0.15
-#: A larger pack must be this much cheaper per member than the best smaller one.
-GAIN = 1.05
+WARM_UP, SECONDS = 3, 0.2
+#: Packing must be this much cheaper per member than running alone.
+GAIN = 1.2
+#: The states of a pack's members may take this many bytes together; steps need a few times as much.
+MOST_BYTES = 2 * 1024**3
 FILE = "pilots.json"
 
 
@@ -69,20 +71,18 @@ def pilot(home: Path, trial: Trial, most: int, like: Pack) -> Pilot:
 
 
 def measure(trial: Trial, most: int, like: Pack) -> Pilot:
-    """Times steps of packs of growing size until a larger one pays no more."""
+    """Times steps of packs of growing size and takes the size that costs least per member; 1 where packing pays too little."""
     torch.set_num_threads(like.threads)
-    times: dict[str, float] = {}
-    best: tuple[float, int, Probe] | None = None
-    for size in [*(size for size in SIZES if size < most), most]:
-        found = probe(replace(like, trials=(trial,) * size).learner(), WARM_UP, SECONDS)
-        times[str(size)] = found.step
-        cost = found.step / size
-        if best is not None and cost * GAIN > best[0]:
+    found: dict[int, Probe] = {}
+    for size in sorted({*(s for s in SIZES if s < most), most}):
+        if found and size * found[min(found)].bytes > MOST_BYTES:
             break
-        best = (cost, size, found)
-    assert best is not None
-    _, size, found = best
-    return Pilot(size, times, found.validation / size, found.steps, found.bytes)
+        found[size] = probe(replace(like, trials=(trial,) * size).learner(), WARM_UP, SECONDS)
+    cheapest = min(found, key=lambda size: found[size].step / size)
+    pays = found[cheapest].step / cheapest * GAIN <= found[min(found)].step / min(found)
+    size = cheapest if pays else min(found)
+    times = {str(size): probed.step for size, probed in found.items()}
+    return Pilot(size, times, found[size].validation / size, found[size].steps, found[size].bytes)
 
 
 def _machine(like: Pack) -> list[object]:

@@ -50,7 +50,7 @@ def print_table(console: Console, record: SweepRecord, rows: list[dict[str, Any]
     """The best configurations: what they scored, what they forgot, what they cost."""
     keys = varying_in(record)
     table = Table(title=f"Best configurations of {record.name}", title_justify="left", header_style="bold", pad_edge=False)
-    for name in ("", *keys, "seeds", "validation %", "test %", "forgot", "kB", "seconds"):
+    for name in ("", *keys, "seeds", "valid. %", "test %", "forgot %", "kB", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:ROWS]:
         table.add_row(str(row["rank"]), *(show(row[key]) for key in keys), str(row["seeds"]), *_numbers(row))

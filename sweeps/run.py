@@ -24,6 +24,8 @@ Examples:
 """
 WHAT, COST, WHERE, HOW = "What is swept", "How much", "Where it is kept", "How it runs"
 BAD_CALL, INTERRUPTED = 2, 130
+#: Columns where the output is no terminal.
+PLAIN_WIDTH = 120
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -67,7 +69,7 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
 ) -> None:  # fmt: skip
     """Sweeps the hyperparameters of a continual-learning method and records every trial in MLflow."""
     given = {key: value for key, value in locals().items() if key not in ("dry_run", "list_", "resume") and value is not None}
-    console = Console(soft_wrap=False)
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     if list_:
         from sweeps.listing import show_all, show_method
 

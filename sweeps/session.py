@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,14 @@ def dry_run(asked: Asked, console: Console) -> int:
     packs = -(-asked.configurations // plan.size) * len(asked.settings.seeds)
     epochs, tasks = asked.base.training["epochs"], len(asked.benchmark.tasks)
     seconds = packs / min(workers, packs) * found.seconds(min(plan.size, asked.configurations), epochs, tasks)
-    console.print(f"sweep          {asked.folder.name}")
-    console.print(f"varies         {describe(asked.space)} ({asked.space.search})")
-    console.print(f"trials         {asked.configurations} configurations x {len(asked.settings.seeds)} seeds = {count}")
-    console.print(f"packs          {packs} of at most {plan.size}, {workers} at a time, {asked.settings.cpus} thread(s) each")
-    console.print(f"time           at most about {duration(seconds)} ({epochs} epochs a task), references aside")
-    console.print(f"disk           about {2 * count * found.bytes / 1e6:.1f} MB (home and MLflow)")
-    console.print("nothing was trained")
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    say(f"sweep          {asked.folder.name}")
+    say(f"varies         {describe(asked.space)} ({asked.space.search})")
+    say(f"trials         {asked.configurations} configurations x {len(asked.settings.seeds)} seeds = {count}")
+    say(f"packs          {packs} of at most {plan.size}, {workers} at a time, {asked.settings.cpus} thread(s) each")
+    say(f"time           at most about {duration(seconds)} ({epochs} epochs a task), references aside")
+    say(f"disk           about {2 * count * found.bytes / 1e6:.1f} MB (home and MLflow)")
+    say("nothing was trained")
     return DONE
 
 
@@ -129,6 +131,7 @@ def run(asked: Asked, console: Console, command: str) -> int:
             f"[bold]{folder.name}[/]: {describe(asked.space)}; packs of {plan.size}, {workers} at a time "
             f"({found.step[str(found.size)] / found.size * 1e3:.2f} ms a step and member)",
             highlight=False,
+            soft_wrap=True,
         )
         from trackers.mlflow_thread import PublisherThread
 
@@ -150,7 +153,8 @@ def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
     size = found.size if settings.pack == "auto" else int(settings.pack)
     wanted = settings.references and Path(settings.method).stem not in REFERENCES
     references = tuple(base_configuration(settings, method) for method in REFERENCES) if wanted else ()
-    return Plan(asked.base, settings.seeds, references, size, batch, workers, like), found
+    trials = asked.configurations * len(settings.seeds)
+    return Plan(asked.base, settings.seeds, references, size, batch, trials, workers, like), found
 
 
 def check_manifest(folder: Path, settings: Settings) -> None:

@@ -13,7 +13,6 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from sweeps.driver import HEARTBEATS, Sweep
-from sweeps.trials import Pack
 
 
 class PackSearcher(Searcher):
@@ -23,11 +22,11 @@ class PackSearcher(Searcher):
         super().__init__(metric="seen", mode="max")
         self.sweep = sweep
 
-    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
-        """The next pack as a trial's configuration, ``FINISHED`` when nothing is left, None to wait."""
+    def suggest(self, trial_id: str) -> dict[str, str] | str:
+        """The next pack as a trial's configuration, or ``FINISHED`` when nothing is left."""
         pack, resume = self.sweep.next_pack()
-        if not isinstance(pack, Pack):
-            return str(Searcher.FINISHED) if pack == "finished" else None
+        if pack is None:
+            return str(Searcher.FINISHED)
         heartbeat = (self.sweep.folder / HEARTBEATS / f"{pack.identity}.json").absolute()
         return {
             "identity": pack.identity,

@@ -28,7 +28,10 @@ def imported(tree) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
             names.add(node.module.split(".")[0])
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
             names |= {a.value.split(".")[0] for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
     return names
 
@@ -44,7 +47,12 @@ def test_no_arrow_points_up(room, path):
 
 
 def test_the_walk_sees_what_is_forbidden():
-    for text in ("import ray", "from ray.tune import x", "def f():\n import mlflow.client", "importlib.import_module('sweeps.run')"):
+    for text in (
+        "import ray",
+        "from ray.tune import x",
+        "def f():\n import mlflow.client",
+        "importlib.import_module('sweeps.run')",
+    ):
         assert imported(ast.parse(text)) & ABOVE["clcore"]
 
 

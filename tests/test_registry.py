@@ -11,7 +11,7 @@ from clcore.methods import METHODS
 from clcore.methods.hat import HAT
 from clcore.registry import Registry, source_digest
 
-FILE = '''
+FILE = """
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Mine(FineTune):
 
 
 METHOD = Mine
-'''
+"""
 
 
 def test_a_built_in_name():

@@ -23,7 +23,8 @@ class RandomGuess(Method):
         counts = torch.stack([F.one_hot(batch.labels + offset, outputs).sum(0) for batch in batches]).sum(0)
         seen = memory.get("counts", torch.zeros_like(counts)) if not self.private_heads else torch.zeros_like(counts)
         share = (counts + seen) / (counts + seen).sum()
-        guess = {f"{HEAD}.weight": torch.zeros_like(params[f"{HEAD}.weight"]), f"{HEAD}.bias": share.log()}
+        zeros = torch.zeros_like(params[f"{HEAD}.weight"])
+        guess = {f"{HEAD}.weight": zeros, f"{HEAD}.bias": share.log().to(zeros.dtype)}
         kept = {} if self.private_heads else {"counts": counts + seen}
         return {**memory, **kept, **self.stored_head(guess, at)}
 

@@ -89,6 +89,7 @@ class HAT(Method):
 
     def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* The shared body, a head, and one embedding a gated unit, all layers in one flat vector."""
+        base = super().begin_task(memory, hp, at)  # drawn first: the head is then the one fine-tuning draws from this seed
         cumulative = memory[CUMULATIVE]
         if self.hyper.embedding_init == "normal":
             draw = torch.randn(cumulative.shape, dtype=cumulative.dtype, device=cumulative.device)
@@ -96,7 +97,7 @@ class HAT(Method):
         else:
             draw = torch.rand(cumulative.shape, dtype=cumulative.dtype, device=cumulative.device)
             embedding = draw * hp["embedding_width"]
-        return self.constrain({**super().begin_task(memory, hp, at), EMBEDDING: embedding})
+        return self.constrain({**base, EMBEDDING: embedding})
 
     def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* 1 - min of the cumulative attention at both ends of each weight (HAT, eq. 4)."""
