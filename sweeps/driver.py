@@ -175,8 +175,7 @@ class Sweep:
         for failed in said["failed"]:
             where = failed["where"]
             reason = "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)".format(**where)
-            self._write("failed", trial=failed["trial"], pack=pack, reason=reason, where=where, traceback=None)
-            self._tell(failed["trial"])
+            self._fail(failed["trial"], pack, reason, where, None)
         if said["seen"] == self.record.tasks:
             for member in said["members"]:
                 self._finish(member["trial"], pack, checkpoint)
@@ -192,8 +191,7 @@ class Sweep:
         for trial in self.record.packs[pack].trials:
             if self.record.trials[trial].status in ("open", "running"):
                 first = reason.strip().splitlines()[-1] if reason.strip() else "unknown"
-                self._write("failed", trial=trial, pack=pack, reason=first, where=None, traceback=trace)
-                self._tell(trial)
+                self._fail(trial, pack, first, None, trace)
 
     def _finish(self, trial: str, pack: str, checkpoint: Path | None) -> None:
         """Keeps a finished trial's files and says that it is done."""
@@ -262,6 +260,11 @@ class Sweep:
         failed = sum(s == "failed" for t, s in status.items() if t not in self.linked)
         asked = len(self.wanted) if self.exhausted else max(len(self.wanted), self.plan.trials)
         return {"asked": asked, "done": done, "skipped": skipped, "failed": failed}
+
+    def _fail(self, trial: str, pack: str, reason: str, where: Payload | None, trace: str | None) -> None:
+        log.warning("trial %s failed: %s\n%s", trial, reason, trace or "")
+        self._write("failed", trial=trial, pack=pack, reason=reason, where=where, traceback=trace)
+        self._tell(trial)
 
     def _write(self, kind: str, *, sync: bool = False, **fields: Any) -> None:
         self.record.apply(self.journal.append(kind, sync=sync, **fields))

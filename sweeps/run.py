@@ -123,16 +123,13 @@ def _seeds(text: str) -> tuple[int, ...]:
 def main() -> int:
     """Runs the command line; returns the exit code. A user's mistake is one line on standard error."""
     try:
-        app(standalone_mode=False)
+        return app(standalone_mode=False) or 0  # typer gives back the code of typer.Exit
     except UserError as error:
         return _complain(str(error))
-    except typer.Exit as done:
-        return done.exit_code
     except typer.exceptions.TyperException as error:
         return _complain(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    return 0
 
 
 def _complain(message: str) -> int:

@@ -231,7 +231,7 @@ def test_joint_is_a_plain_torch_loop_on_the_union_from_the_initial_weights_each_
 
 def test_joint_loss_of_a_mixed_batch_by_hand():
     made = learner("joint", dtype=torch.float64)
-    params, memory, at = begin(made, 2)
+    params, memory, _ = begin(made, 2)
     x, y, owner = union(2, "train", "task-il", torch.tensor([0, 5, 300, 301, 302, 700]))
     assert owner.tolist() == [0, 0, 1, 1, 1, 2]
     p, m = ({n: t[0] for n, t in d.items()} for d in (params, memory))

@@ -177,7 +177,7 @@ def test_h5_units_that_are_taken_do_not_count_at_all():
     assert not bool(grad[:10].any())
     assert bool((grad[10:] > 0).all())
     (grad,) = torch.autograd.grad(gates.regulariser("weighted", a, torch.ones(40).double()), a)
-    assert float(gates.regulariser("weighted", a, torch.ones(40).double())) == 0  # no unit is free: nothing to divide by
+    assert gates.regulariser("weighted", a, torch.ones(40).double()).item() == 0  # no unit is free: nothing to divide by
     assert not bool(grad.any())
 
 
@@ -212,6 +212,7 @@ def by_hand(p, batch, gate, penalty, c):
 S = 1 / 20 + (20 - 1 / 20) * 0.5  # paper's schedule at smax 20, progress .5
 BASE = {"smax": 20.0, "schedule": "paper", "c": 2.0}
 COSH = lambda e: 20 / S * (torch.cosh(S * e) + 1) / (torch.cosh(e) + 1)  # noqa: E731
+COSH_10 = lambda e: 2 * (torch.cosh(10 * e) + 1) / (torch.cosh(e) + 1)  # noqa: E731
 SIGMOID = lambda e: torch.sigmoid(S * e)  # noqa: E731
 LINEAR = lambda e: (S * e / 60 + 0.5).clamp(0, 1)  # noqa: E731
 MEAN = lambda a: a.mean()  # noqa: E731
@@ -226,7 +227,7 @@ VARIANTS = {
     "l1": ({"regulariser": "l1"}, SIGMOID, MEAN, COSH),
     "l2": ({"regulariser": "l2"}, SIGMOID, lambda a: a.square().mean(), COSH),
     "input attention": ({"input_attention": True}, SIGMOID, MEAN, COSH),
-    "linear annealing": ({"schedule": "linear"}, lambda e: torch.sigmoid(10 * e), MEAN, lambda e: 2 * (torch.cosh(10 * e) + 1) / (torch.cosh(e) + 1)),
+    "linear annealing": ({"schedule": "linear"}, lambda e: torch.sigmoid(10 * e), MEAN, COSH_10),
 }  # fmt: skip
 
 

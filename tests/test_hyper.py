@@ -80,7 +80,7 @@ def test_values_that_cannot_be(name, value, message):
 
 
 def test_an_unknown_name_gets_the_nearest():
-    with pytest.raises(UnknownName, match="unknown hyperparameter or setting 'rat'. Did you mean 'rate'?"):
+    with pytest.raises(UnknownName, match=r"unknown hyperparameter or setting 'rat'\. Did you mean 'rate'\?"):
         hyper.build(Declared, {"rat": 1})
 
 

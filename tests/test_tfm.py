@@ -334,7 +334,7 @@ def test_t8_the_choice_does_not_depend_on_the_order_of_candidates(monkeypatch):
 def test_the_search_is_that_of_candidates_trained_one_by_one(retrain):
     """Every candidate is trained alone from the same state; validation decides; test data play no part."""
     made = learner("tfm", [{"search_growth": True, "margin": 0.02, "retrain": retrain}], dtype=torch.float64, tasks=2, **FAST)
-    chosen = []
+    chosen, first = [], {}
     for task, (knob, values) in enumerate((("p1", FIRST_WIDTHS), ("growth", GROWTHS))):
         accuracy = []
         for value in values:
