@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clcore import checkpoint
+from clcore import checkpoint, hyper
 from clcore.benchmarks import Benchmark
 from clcore.errors import BadValue
 from clcore.evaluate import Evaluator
+from clcore.hyper import packed_names
 from clcore.methods.base import DERIVED, At, Method, Tensors
 from clcore.pack import Member, member, packed, select, stack, stack_hyper
 from clcore.randomness import torch_stream
@@ -41,7 +42,8 @@ class Learner:
         dtype: float32; tests use float64.
 
     Raises:
-        BadValue: the plateau schedule or a search on validation without validation data.
+        BadValue: the plateau schedule or a search on validation without validation data, or members that differ in
+            what a pack must have in common.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Learner:
         self.device = benchmark.tasks[0].train.labels.device
         self.evaluator = Evaluator(method, seed, dtype)
         self._require_validation()
+        self._require_structure()
         self.alive = list(range(len(self.members)))
         self.hp = stack_hyper(self.members, dtype, self.device)
         self.learned: list[At] = []
@@ -227,6 +230,13 @@ class Learner:
         """Test accuracy on a task that has only begun: for forward transfer."""
         at, memory, params = self.begin(At(task, "eval", task + 1), self.memory, self.hp, "train")
         return self.evaluator.accuracy(self.benchmark.test(task), params, memory, self.hp, at)
+
+    def _require_structure(self) -> None:
+        packed_fields = packed_names(type(self.method.hyper))
+        for name in hyper.knobs(type(self.method.hyper)):
+            values = {getattr(m.hyper, name) for m in self.members}
+            if name not in packed_fields and values != {getattr(self.method.hyper, name)}:
+                raise BadValue(name, sorted(map(str, values)), "the same for all members of a pack")
 
     def _require_validation(self) -> None:
         at = At(0, "train", 1)

@@ -1,5 +1,6 @@
 """The driver of a sweep: what is asked, what is planned, what came back. It alone writes the journal."""
 
+import json
 import logging
 import math
 import shutil
@@ -277,8 +278,6 @@ def score(trial: TrialRecord) -> float:
 
 def write_config(path: Path, entry: dict[str, Any]) -> None:
     """All that decides a trial's result, as JSON."""
-    import json
-
     path.write_text(json.dumps(entry, indent=1, sort_keys=True))
 
 

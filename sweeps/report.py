@@ -1,6 +1,7 @@
 """The end of a sweep: the table, the files, and what to type next."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,6 @@ def with_links(sweep: Sweep) -> SweepRecord:
     linked = {t: found for t, found in sweep.linked.items() if t in sweep.wanted and t not in record.trials}
     if not linked:
         return record
-    from dataclasses import replace
-
     return replace(record, trials={**record.trials, **{t: replace(f, role="trial") for t, f in linked.items()}})
 
 

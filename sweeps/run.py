@@ -78,8 +78,14 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     from sweeps import session
 
     asked = session.ask(_settings(given, resume))
-    code = session.dry_run(asked, console) if dry_run else session.run(asked, console, shlex.join(sys.argv))
+    code = session.dry_run(asked, console) if dry_run else session.run(asked, console, _command())
     raise typer.Exit(code)
+
+
+def _command() -> str:
+    """What was typed."""
+    program, *words = sys.argv
+    return shlex.join([*(["python", program] if program.endswith(".py") else [Path(program).name]), *words])
 
 
 def _settings(given: dict[str, Any], resume: str | None) -> Any:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -303,12 +303,11 @@ def _close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, fi
     """Writes the report, ends the journal, waits for MLflow, and says what came out."""
     ledger = sweep.ledger
     record = report.with_links(sweep)
-    rows = report.write_report(sweep.folder, record)
-    if stopped:
-        reason = "environment" if sweep.environment else sweep.stopping or "interrupted"
-        sweep.journal.append("stop", sync=True, reason=reason, detail=stopped)
-    else:
-        sweep.journal.append("end", sync=True, status="failed" if ledger["failed"] else "done", ledger=ledger)
+    reason = "environment" if sweep.environment else sweep.stopping or "interrupted"
+    last: dict[str, Any] = {"reason": reason, "detail": stopped} if stopped else {"status": _status(ledger), "ledger": ledger}
+    rows = report.write_report(sweep.folder, replace(record, **{"stop" if stopped else "end": last}))
+    sweep.journal.append("stop" if stopped else "end", sync=True, **last)
+    if not stopped:
         for scratch in (PACKS, HEARTBEATS):
             shutil.rmtree(sweep.folder / scratch, ignore_errors=True)
     published = finish()
@@ -323,6 +322,10 @@ def _close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, fi
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return _exit_code(sweep, console, stopped, ledger)
+
+
+def _status(ledger: dict[str, int]) -> str:
+    return "failed" if ledger["failed"] else "done"
 
 
 def _next_steps(sweep: Sweep, asked: Asked, rows: list[dict[str, Any]], experiment: str | None) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from clcore import benchmarks, hyper, networks
 from clcore.benchmarks import Benchmark, BenchmarkOptions
 from clcore.learner import Learner
-from clcore.methods import METHODS, Layout
-from clcore.pack import Member
+from clcore.methods import METHODS
+from clcore.quick import make_learner
 from clcore.registry import source_digest
 from clcore.training import Training
 from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest
@@ -149,12 +149,9 @@ class Pack:
         """The learner of all members, ready to run."""
         first, seed = self.trials[0].configuration, self.trials[0].seed
         benchmark = build_benchmark(first, seed, self.data_dir).to(self.device)
-        network = networks.build(first.network["spec"], benchmark.input_shape, seed, **_dropout(first))
-        method = METHODS.get(first.method)
-        members = [Member(hyper.build(method.Hyper, t.configuration.hyper), t.configuration.training["lr"]) for t in self.trials]
-        layout = Layout(benchmark.scenario, tuple(len(task.classes) for task in benchmark.tasks))
-        training = hyper.build(Training, first.training)
-        return Learner(method(members[0].hyper, network.to(self.device), layout), benchmark, members, training, seed)
+        network = networks.build(input_shape=benchmark.input_shape, seed=seed, **first.network).to(self.device)
+        members = [{**t.configuration.hyper, "lr": t.configuration.training["lr"]} for t in self.trials]
+        return make_learner(first.method, members, benchmark, network, first.training, seed)
 
 
 def base_configuration(settings: Settings, method: str | None = None) -> Configuration:
@@ -222,10 +219,6 @@ def make_packs(trials: Iterable[Trial], size: int, workers: int, make: Pack) -> 
 def _even(items: Sequence[Trial], parts: int) -> list[Sequence[Trial]]:
     edges = [round(i * len(items) / parts) for i in range(parts + 1)]
     return [items[a:b] for a, b in pairwise(edges)]
-
-
-def _dropout(configuration: Configuration) -> dict[str, float]:
-    return {name: configuration.network[name] for name in ("dropout", "input_dropout")}
 
 
 def _absolute(name: str) -> str:

@@ -80,6 +80,14 @@ def finish(learner) -> list[Report]:
     return [said for said in learner.run() if isinstance(said, Report)]
 
 
+def up_to(learner, seen) -> Learner:
+    """The same learner after ``seen`` tasks."""
+    for said in learner.run():
+        if isinstance(said, Report) and said.seen == seen:
+            return learner
+    raise AssertionError(f"it never came to {seen} tasks")
+
+
 def facts(reports, member=None):
     """Reports without clock times, as plain values that compare exactly, NaN with NaN."""
     kept = []

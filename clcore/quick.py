@@ -1,0 +1,74 @@
+"""Training without a sweep: from names to a learner, and from a learner to its reports."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clcore import benchmarks, hyper, networks
+from clcore.benchmarks import Benchmark, BenchmarkOptions
+from clcore.learner import Learner
+from clcore.methods import METHODS, Layout
+from clcore.networks import Network
+from clcore.pack import Member
+from clcore.report import Report
+from clcore.training import Training
+
+
+def make_learner(
+    method: str, members: Sequence[Mapping[str, Any]], benchmark: Benchmark, network: Network,
+    training: Mapping[str, Any], seed: int = 0,
+) -> Learner:  # fmt: skip
+    """A learner for a pack.
+
+    Args:
+        method: name or file.
+        members: hyperparameters of each member, and ``lr`` where it differs from the training's.
+        benchmark: on the device to train on.
+        network: as drawn for the seed, on the same device.
+        training: training settings that differ from their defaults.
+        seed: of all randomness.
+
+    Raises:
+        UserError: an unknown name, a bad value, or members that differ in what a pack must have in common.
+    """
+    cls = METHODS.get(method)
+    settings: Training = hyper.build(Training, training)
+    pack = []
+    for member in members:
+        own = {name: value for name, value in member.items() if name != "lr"}
+        lr = hyper.convert(Training, "lr", member.get("lr", settings.lr))
+        pack.append(Member(hyper.build(cls.Hyper, own), lr))
+    layout = Layout(benchmark.scenario, tuple(len(task.classes) for task in benchmark.tasks))
+    return Learner(cls(pack[0].hyper, network, layout), benchmark, pack, settings, seed)
+
+
+def train(
+    method: str,
+    members: Sequence[Mapping[str, Any]] = ({},),
+    benchmark: str = "split-digits",
+    network: str = "mlp:100-100",
+    seed: int = 0,
+    data_dir: Path | None = None,
+    **training: Any,
+) -> list[Report]:
+    """Trains a pack on a benchmark, task by task, on the CPU.
+
+    Args:
+        method: name or file, e.g. ``"hat"``.
+        members: hyperparameters of each member of the pack; by default one member with the defaults.
+        benchmark: name or file.
+        network: for instance ``"mlp:100-100"``.
+        seed: of all randomness.
+        data_dir: where data files are.
+        **training: training settings that differ from their defaults, e.g. ``epochs=20``.
+
+    Returns:
+        A report for the untrained network and one after each task.
+
+    Raises:
+        UserError: an unknown name or a bad value.
+    """
+    made = benchmarks.build(benchmark, BenchmarkOptions(), seed, data_dir)
+    net = networks.build(network, made.input_shape, seed)
+    learner = make_learner(method, members, made, net, training, seed)
+    return [said for said in learner.run() if isinstance(said, Report)]
