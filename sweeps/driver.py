@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from clcore import metrics
+from clcore.errors import UserError
 from sweeps.search import Search
 from sweeps.trainable import MEMBERS, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
@@ -87,12 +88,26 @@ class Sweep:
             trials = tuple(Trial.from_entry(self.entries[trial]) for trial in left.trials)
             self.planned |= {t.identity for t in trials if self.record.trials[t.identity].status in ("open", "running")}
             self.queue.append((replace(self.plan.like, trials=trials, threads=left.plan["threads"]), left.checkpoint))
-        sampled = [Trial.from_entry(self.entries[t.trial]) for t in self.record.trials.values() if t.study is not None]
-        for trial in sampled:
-            self._want(trial)
+        sampled = self._sampled_before()
         references = [Trial(c, seed, role="reference") for seed in self.plan.seeds for c in self.plan.references]
         self._enqueue([t for t in [*references, *sampled] if self._open(t)])
+        for group in self._numbers.values():
+            self._told(group)  # an earlier driver may have died between the journal and the study
         self._ask()
+
+    def _sampled_before(self) -> list[Trial]:
+        """All seeds of the configurations that a study proposed earlier, also of those that only other sweeps have run.
+
+        Of a configuration with several seeds, the journal may hold only some: each seed is a pack, and a pack an event.
+        """
+        for name in self.record.linked:
+            if name in self.elsewhere:
+                self.wanted.add(name)
+                self.linked[name] = self.elsewhere[name][1]
+        for known in self.record.trials.values():
+            if known.study is not None:
+                self._want(Trial.from_entry(self.entries[known.trial]))
+        return [trial for group in self._numbers.values() for trial in group]
 
     def _ask(self) -> None:
         asked = self.search.ask(self.plan.batch)
@@ -171,7 +186,8 @@ class Sweep:
         if "error" in said:
             self._fail_rest(pack, said["error"], said["traceback"])
             return
-        kept = None if checkpoint is None else str(checkpoint.relative_to(self.folder))
+        # absolute: Tune names folders so, while --home may be relative to where we were started
+        kept = None if checkpoint is None else str(checkpoint.absolute().relative_to(self.folder.absolute()))
         self._write("task", pack=pack, seen=said["seen"], checkpoint=kept, members=said["members"], sync=True)
         for failed in said["failed"]:
             where = failed["where"]
@@ -190,7 +206,8 @@ class Sweep:
 
     def _fail_rest(self, pack: str, reason: str, trace: str | None) -> None:
         for trial in self.record.packs[pack].trials:
-            if self.record.trials[trial].status in ("open", "running"):
+            record = self.record.trials[trial]
+            if record.pack == pack and record.status in ("open", "running"):  # not one that a later pack tries again
                 first = reason.strip().splitlines()[-1] if reason.strip() else "unknown"
                 self._fail(trial, pack, first, None, trace)
 
@@ -202,7 +219,8 @@ class Sweep:
         target = self.folder / TRIALS / trial
         target.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
-            shutil.copytree(checkpoint / MEMBERS / trial, target, dirs_exist_ok=True)
+            for file in (checkpoint / MEMBERS / trial).iterdir():  # copytree would hide a full disk's errno
+                shutil.copyfile(file, target / file.name)
         write_matrix(target / "accuracy.parquet", {"validation": record.validation, "test": record.test})
         write_config(target / "config.json", self.entries[trial])
         artifacts = str(target.relative_to(self.folder))
@@ -234,9 +252,9 @@ class Sweep:
     # -- the search hears ----------------------------------------------------------------------------------------------
 
     def _tell(self, trial: str) -> None:
-        number = self.entries[trial]["study"]
-        if number is not None and number in self._numbers:
-            self._told(self._numbers[number])
+        for group in self._numbers.values():  # more than one where the study proposed the same values again
+            if any(t.identity == trial for t in group):
+                self._told(group)
 
     def _told(self, group: list[Trial]) -> None:
         """Tells the search a configuration's score once all its seeds are decided; one failed seed fails it."""
@@ -287,6 +305,10 @@ def finished_elsewhere(folder: Path) -> dict[str, tuple[str, TrialRecord]]:
     for journal in sorted(folder.parent.glob(f"*/{JOURNAL}")):
         if journal.parent == folder:
             continue
-        record = load(journal.parent)
+        try:
+            record = load(journal.parent)
+        except UserError as error:  # what another sweep lost is no reason not to run this one
+            log.warning("nothing of %s is used: %s", journal.parent.name, error)
+            continue
         found |= {t.trial: (record.name, t) for t in record.trials.values() if t.status == "done"}
     return found

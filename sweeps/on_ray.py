@@ -112,7 +112,7 @@ def _gpus(settings: Settings) -> int:
 
 
 def _quiet(log_file: Path) -> None:
-    handler = logging.FileHandler(log_file)
+    handler = logging.FileHandler(log_file, delay=True)  # no file where the call turns out to be wrong
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

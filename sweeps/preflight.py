@@ -117,7 +117,7 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process runs this sweep now.
     """
-    made = [f for f in (folder, folder.parent) if not f.exists()]
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=0)
     try:

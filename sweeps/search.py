@@ -57,6 +57,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.trials = self._left = trials
+        self._again: list[tuple[int | None, dict[str, Any]]] = []
         self._space = {name: _distribution(r) for name, r in space.ranges.items()}
         storage = JournalStorage(JournalFileBackend(str(path)))
         self._study = optuna.create_study(
@@ -72,18 +73,24 @@ class Study:
     def continue_from(self, planned: Sequence[int]) -> None:
         """Goes on after the configurations that the journal knows.
 
-        What was asked for but never planned (the driver died in between) is marked as failed and asked for anew.
+        What was proposed and is neither in the journal nor decided (the driver died in between, or it was the same as another
+        configuration) is handed out again. One whose values were not all written is failed and replaced.
         """
-        self._left = self.trials - len(set(planned))
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in planned:
+        known = self._study.get_trials(deepcopy=False)
+        whole = [trial for trial in known if trial.params.keys() == self._space.keys()]
+        lost = [trial for trial in known if trial.state == TrialState.RUNNING and trial.number not in planned]
+        for trial in lost:
+            if trial not in whole:
                 self._study.tell(trial.number, state=TrialState.FAIL)
+        self._again = [(trial.number, dict(trial.params)) for trial in lost if trial in whole]
+        self._left = self.trials - len(whole)
 
     def ask(self, count: int) -> list[tuple[int | None, dict[str, Any]]]:
         """A batch, at most what is left of the trials asked for."""
-        asked = [self._study.ask(self._space) for _ in range(max(min(count, self._left), 0))]
+        again, self._again = self._again[:count], self._again[count:]
+        asked = [self._study.ask(self._space) for _ in range(max(min(count - len(again), self._left), 0))]
         self._left -= len(asked)
-        return [(trial.number, dict(trial.params)) for trial in asked]
+        return [*again, *((trial.number, dict(trial.params)) for trial in asked)]
 
     def tell(self, number: int, score: float | None) -> None:
         """Tells a configuration's score once; a second time changes nothing."""

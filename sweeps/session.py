@@ -1,7 +1,6 @@
 """One call of the command: from settings to an exit code."""
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -31,10 +30,11 @@ from sweeps.progress import Display, duration
 from sweeps.search import ROUNDS, Grid, Search, Study
 from sweeps.settings import Settings
 from sweeps.spaces import DEFAULT_TRIALS, Space, describe, find_space
+from sweeps.trainable import of_environment
 from sweeps.trials import Configuration, Pack, Trial, base_configuration, with_values
 from trackers.check import deep_link
 from trackers.journal import Journal, read
-from trackers.record import FORMAT, JOURNAL
+from trackers.record import FORMAT, JOURNAL, SweepRecord
 
 MANIFEST, STUDY, LOG = "sweep.json", "study.log", "log.txt"
 REFERENCES = ("joint", "random")
@@ -268,10 +268,10 @@ def _train(sweep: Sweep, asked: Asked, workers: int, console: Console) -> str | 
                 run_inline(sweep)
             else:
                 run_on_ray(sweep, asked.settings, workers)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise
-            sweep.environment = str(error)
+        except Exception as error:
+            if not sweep.environment and not of_environment(error):
+                raise  # where the disk is known to be full, Tune's end breaks on it once more
+            sweep.environment = sweep.environment or str(error)
     return caught[0] if caught else sweep.environment or sweep.stopping
 
 
@@ -292,6 +292,8 @@ def _signals(sweep: Sweep, on_ray: bool) -> Iterator[list[str]]:
         yield caught
         return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Until Tune listens to its own signal, that signal would kill us; then the driver just hands out no packs.
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         yield caught
     finally:
@@ -303,10 +305,13 @@ def _close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, fi
     """Writes the report, ends the journal, waits for MLflow, and says what came out."""
     ledger = sweep.ledger
     record = report.with_links(sweep)
-    reason = "environment" if sweep.environment else sweep.stopping or "interrupted"
-    last: dict[str, Any] = {"reason": reason, "detail": stopped} if stopped else {"status": _status(ledger), "ledger": ledger}
-    rows = report.write_report(sweep.folder, replace(record, **{"stop" if stopped else "end": last}))
-    sweep.journal.append("stop" if stopped else "end", sync=True, **last)
+    rows: list[dict[str, Any]] = []
+    try:
+        rows = _write_end(sweep, record, stopped)
+    except OSError as error:
+        if not of_environment(error):
+            raise
+        stopped = sweep.environment = sweep.environment or str(error)
     if not stopped:
         for scratch in (PACKS, HEARTBEATS):
             shutil.rmtree(sweep.folder / scratch, ignore_errors=True)
@@ -324,8 +329,16 @@ def _close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, fi
     return _exit_code(sweep, console, stopped, ledger)
 
 
-def _status(ledger: dict[str, int]) -> str:
-    return "failed" if ledger["failed"] else "done"
+def _write_end(sweep: Sweep, record: SweepRecord, stopped: str | None) -> list[dict[str, Any]]:
+    """The report and the journal's last line; returns the leaderboard's rows."""
+    ledger = sweep.ledger
+    reason = "environment" if sweep.environment else sweep.stopping or "interrupted"
+    status = "failed" if ledger["failed"] else "done"
+    last: dict[str, Any] = {"reason": reason, "detail": stopped} if stopped else {"status": status, "ledger": ledger}
+    final: dict[str, Any] = {"stop" if stopped else "end": last}
+    rows = report.write_report(sweep.folder, replace(record, **final))
+    sweep.journal.append("stop" if stopped else "end", sync=True, **last)
+    return rows
 
 
 def _next_steps(sweep: Sweep, asked: Asked, rows: list[dict[str, Any]], experiment: str | None) -> list[str]:
@@ -345,10 +358,9 @@ def _next_steps(sweep: Sweep, asked: Asked, rows: list[dict[str, Any]], experime
 
 def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict[str, int]) -> int:
     if stopped:
-        console.print(f"stopped: {stopped}. Go on with:", highlight=False)
-        console.print(
-            f"  python sweeps/run.py --resume {shlex.quote(sweep.folder.name)} --home {sweep.folder.parent}", highlight=False
-        )
+        words = ["python", "sweeps/run.py", "--resume", sweep.folder.name, "--home", str(sweep.folder.parent)]
+        for line in (f"stopped: {stopped}. Go on with:", f"  {shlex.join(words)}"):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
         if sweep.environment:
             return ENVIRONMENT
         return {"SIGINT": 130, "SIGTERM": 143}.get(stopped, DONE)
@@ -358,7 +370,8 @@ def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict
     console.print(f"trial {failed.trial} failed: {failed.reason}", style="red", highlight=False, markup=False)
     if failed.traceback:
         console.print(failed.traceback, highlight=False, markup=False)
-    console.print(f"all failures: {sweep.folder / LOG}; the same call tries them again", highlight=False)
+    last = f"all failures: {sweep.folder / LOG}; the same call tries them again"
+    console.print(last, highlight=False, soft_wrap=True, markup=False)
     return FAILED if ledger["failed"] else DONE
 
 

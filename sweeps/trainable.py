@@ -131,9 +131,13 @@ class Heartbeat:
 def fault(error: BaseException) -> Payload:
     """What is reported of a pack that broke: the disk's fault is the sweep's matter, any other is the pack's own."""
     text = "".join(traceback.format_exception(error))
-    environment = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     reason = f"{type(error).__name__}: {error}"
-    return {"seen": -1, "environment" if environment else "error": reason, "traceback": text}
+    return {"seen": -1, "environment" if of_environment(error) else "error": reason, "traceback": text}
+
+
+def of_environment(error: BaseException) -> bool:
+    """Whether an error is the disk's: it is full, over quota, or cannot be written any more."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def tune_pack(config: dict[str, str]) -> None:

@@ -6,6 +6,8 @@ Tune pickles both with its own state, which is never read again; so they give it
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from sweeps.driver import HEARTBEATS, Sweep
+from sweeps.trainable import of_environment
 
 
 class PackSearcher(Searcher):
@@ -24,7 +27,9 @@ class PackSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, str] | str:
         """The next pack as a trial's configuration, or ``FINISHED`` when nothing is left."""
-        pack, resume = self.sweep.next_pack()
+        pack, resume = None, None
+        with _stopping_on_full_disk(self.sweep):
+            pack, resume = self.sweep.next_pack()
         if pack is None:
             return str(Searcher.FINISHED)
         heartbeat = (self.sweep.folder / HEARTBEATS / f"{pack.identity}.json").absolute()
@@ -56,24 +61,39 @@ class Listener(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack runs, for the first time or again."""
-        self.sweep.started(trial.config["identity"])
+        with _stopping_on_full_disk(self.sweep):
+            self.sweep.started(trial.config["identity"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A pack has learned a task, or says what broke it."""
         name = result.get("checkpoint_dir_name")
         folder = Path(trial.storage.trial_fs_path) / name if name else None
-        self.sweep.reported(trial.config["identity"], json.loads(result["payload"]), folder)
-        if self.sweep.environment:
-            os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own signal for a graceful end
+        with _stopping_on_full_disk(self.sweep):
+            self.sweep.reported(trial.config["identity"], json.loads(result["payload"]), folder)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack has ended."""
-        self.sweep.ended(trial.config["identity"])
+        with _stopping_on_full_disk(self.sweep):
+            self.sweep.ended(trial.config["identity"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack's worker was lost too often."""
         reason = Path(trial.error_file).read_text() if trial.error_file else "the worker was lost"
-        self.sweep.ended(trial.config["identity"], reason)
+        with _stopping_on_full_disk(self.sweep):
+            self.sweep.ended(trial.config["identity"], reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+@contextmanager
+def _stopping_on_full_disk(sweep: Sweep) -> Iterator[None]:
+    """Ends Tune in good order when the disk is the trouble; an error in a hook would end it with a traceback of Tune's own."""
+    try:
+        yield
+    except OSError as error:
+        if not of_environment(error):
+            raise
+        sweep.environment = str(error)
+    if sweep.environment:
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own signal for a graceful end

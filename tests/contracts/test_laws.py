@@ -38,8 +38,11 @@ def pack(name, shared, places=(0, 1, 2), **options):
     return learner(name, [hypers[p] for p in places], lrs=[lrs[p] for p in places], **{**TRAINING, **options})
 
 
-def check_pack_is_solo(name, shared, places=(2,), **options):
-    """Everything the members at ``places`` report and keep, alone and in the whole pack; memory to rounding."""
+def check_pack_is_solo(name, shared, places=(0,), **options):
+    """Everything the members at ``places`` report and keep, alone and in the whole pack; memory to rounding.
+
+    The first member of a growing method is the narrowest: it is the one that its neighbours' widths could disturb.
+    """
     together = pack(name, shared, dtype=torch.float64, **options)
     reports = finish(together)
     for place in places:
