@@ -1,6 +1,6 @@
 """Masks: which units or weights a task uses, what that says about capacity and reuse, and masks as bytes.
 
-HAT's monitoring quantities (Serra et al. 2018, figures 5, 6, 8 and table 4; methods.md 1.7) are counts of weights. A
+HAT's monitoring quantities (Serra et al. 2018, figures 5, 6, 8 and table 4) are counts of weights. A
 weight is in use where both units it joins are. Head outputs always are, and input units unless they are
 masked too.
 """
@@ -19,7 +19,7 @@ from clcore.networks.base import Wire
 Kind = Literal["unit", "weight", "ternary"]
 Shapes = Mapping[str, Sequence[int]]
 
-# TFM's states of a feature (methods.md 2.4): not there; read but not changed; read and changed.
+# TFM's states of a feature (TFM, section 3.2): not there; read but not changed; read and changed.
 MASKED, FORWARD_ONLY, NORMAL = 0, 1, 2
 
 
@@ -97,7 +97,7 @@ def unpack_bits(data: bytes, shape: Sequence[int]) -> Tensor:
 
 
 def pack_ternary(codes: Tensor) -> bytes:
-    """Codes of 2 bits, four a byte, the first in the lowest bits; ceil(n/4) bytes (methods.md 2.4).
+    """Codes of 2 bits, four a byte, the first in the lowest bits; ceil(n/4) bytes (TFM, section 3.2).
 
     Args:
         codes: uint8 of 0, 1, 2, any shape, n values in all.
@@ -183,7 +183,7 @@ def compressed_size(wires: Sequence[Wire], units: Mapping[str, Tensor], shapes: 
 def sparsity(masks: Mapping[str, Tensor]) -> float:
     """Share of entries that are off, over all masks together; in [0, 1], 0.0 when there are none.
 
-    RMN's S is this for the union of all tasks' weight masks (methods.md 9, R6).
+    RMN's S is this for the union of all tasks' weight masks.
 
     Args:
         masks: name -> bool, gate or ternary code, any shape.

@@ -31,6 +31,9 @@ class Surroundings:
     )  # fmt: skip
     validation_fraction: float = knob(0.15, "part held out", low=0.01, high=0.9, source="HAT, section 4.1: 15 %")
     shuffle_classes: bool = knob(False, "draw the order of classes from the seed", source="HAT shuffles tasks")
+    init: str = knob(
+        "default", "initial weights: torch's default, or Xavier uniform", choices=("default", "xavier"), source="HAT, section 4"
+    )
     dropout: float = knob(0.0, "probability of dropping a hidden activation", low=0, high=0.99, source="HAT: .5 at 2000 units")
     input_dropout: float = knob(0.0, "probability of dropping an input", low=0, high=0.99, source="HAT: .2 at 2000 units")
 
@@ -97,7 +100,7 @@ class Settings(BaseModel):
         How many trials, where they run and where they are recorded is left out: a sweep may be continued with more of them.
         """
         asked = self.model_dump(mode="json", include=set(QUESTION))
-        files = {name: digest for name in (self.method, self.benchmark, self.network) if (digest := source_digest(name))}
+        files = {name: digest for name in (self.method, self.benchmark, self.network) if (digest := file_digest(name))}
         space = (
             {"space_file": hashlib.sha256(Path(self.space).read_bytes()).hexdigest()[:16]} if self.space.endswith(".toml") else {}
         )
@@ -135,6 +138,11 @@ def validated(values: Mapping[str, Any]) -> Settings:
 def digest(value: Any) -> str:
     """16 hexadecimal digits of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+def file_digest(name: str) -> str | None:
+    """Digest of a user's file, also where an argument follows it (``net.py:64``); None for other names."""
+    return source_digest(name.partition(":")[0])
 
 
 @dataclasses.dataclass(frozen=True)

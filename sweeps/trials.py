@@ -14,9 +14,8 @@ from clcore.benchmarks import Benchmark, BenchmarkOptions
 from clcore.learner import Learner
 from clcore.methods import METHODS
 from clcore.quick import make_learner
-from clcore.registry import source_digest
 from clcore.training import Training
-from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest
+from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest, file_digest
 
 DROP_RULE = "members leave at the end of the epoch in which their schedule ends or their loss is no number"
 
@@ -30,7 +29,7 @@ class Configuration:
         hyper: every hyperparameter of the method.
         training: every training setting.
         benchmark: name or file, and ``options``.
-        network: ``spec``, ``dropout``, ``input_dropout``.
+        network: ``spec``, ``dropout``, ``input_dropout``, ``init``.
     """
 
     method: str
@@ -63,7 +62,7 @@ class Configuration:
 
     def _content(self) -> dict[str, Any]:
         names = (self.method, self.benchmark["name"], self.network["spec"])
-        files = [file for name in names if (file := source_digest(name))]
+        files = [file for name in names if (file := file_digest(name))]
         return {**dataclasses.asdict(self), "files": files, "results": RESULTS_VERSION}
 
 
@@ -177,6 +176,7 @@ def base_configuration(settings: Settings, method: str | None = None) -> Configu
             "spec": _absolute(settings.network),
             "dropout": surroundings.dropout,
             "input_dropout": surroundings.input_dropout,
+            "init": surroundings.init,
         },
     )
 
@@ -222,5 +222,6 @@ def _even(items: Sequence[Trial], parts: int) -> list[Sequence[Trial]]:
 
 
 def _absolute(name: str) -> str:
-    """A file's absolute path, so that workers started elsewhere find it; other names as they are."""
-    return str(Path(name).absolute()) if name.endswith(".py") else name
+    """A file's absolute path, so that workers started elsewhere find it; other names and what follows a colon as they are."""
+    file, colon, argument = name.partition(":")
+    return f"{Path(file).absolute()}{colon}{argument}" if file.endswith(".py") else name

@@ -98,9 +98,19 @@ def test_finetune_is_a_plain_torch_loop_with_the_plateau_and_the_best_model(rest
 def test_a_fixed_number_of_epochs_keeps_the_last_model_and_an_iteration_count_ends_within_an_epoch():
     size = len(benchmark().tasks[0].train)
     for limit in ({"epochs": 3}, {"epochs": 9, "iterations": 11}):
-        made = learner("finetune", dtype=torch.float64, lr=0.3, batch_size=32, tasks=1, protocol="fixed", optimizer="adam", **limit)
+        made = learner(
+            "finetune",
+            dtype=torch.float64,
+            lr=0.3,
+            batch_size=32,
+            tasks=1,
+            protocol="fixed",
+            optimizer="adam",
+            weight_decay=0.01,
+            **limit,
+        )
         p, steps = leaves(begin(made)[0]), 0
-        optimizer = torch.optim.Adam(p.values(), lr=0.3)
+        optimizer = torch.optim.Adam(p.values(), lr=0.3, weight_decay=0.01)
         for epoch in range(limit["epochs"]):
             for positions in orders(0, size, epoch).split(32):
                 if steps == limit.get("iterations", math.inf):

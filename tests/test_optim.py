@@ -99,7 +99,7 @@ def test_no_decay_leaves_gradients_as_they_are():
 def test_rates_of_the_hat_protocol_and_thirty_epochs_without_a_better_one_end_a_task():
     plateau, rates, epochs = Plateau(Training(), [0.05]), [], 0
     plateau.update([0], [1.0])  # the first loss is always better
-    while not plateau.done[0]:
+    while not plateau.done[0] and epochs < 100:
         if not rates or rates[-1] != plateau.lr[0]:
             rates.append(plateau.lr[0])
         plateau.update([0], [1.0])  # equal is not better

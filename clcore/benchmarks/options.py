@@ -19,7 +19,7 @@ class BenchmarkOptions:
         larger_first_task: classes of the first task (split only), e.g. 4 of ten digits gives 4, 2, 2, 2.
         scenario: task-il, domain-il or class-il.
         validation: ``split`` holds out a part of the training data; ``train-copy`` validates on the training data (what
-            HAT's code does for permuted and split MNIST, methods.md section 10.6); ``none`` has no validation.
+            HAT's code does for permuted and split MNIST); ``none`` has no validation.
         validation_fraction: share of the training data held out with ``split``, in (0, 1); HAT: 0.15.
         shuffle_classes: draw the order of classes from the seed instead of the natural 0, 1, 2, ...
 

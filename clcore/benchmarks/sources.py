@@ -87,7 +87,7 @@ def _digits() -> Source:
 
 
 def mnist(data_dir: Path | None = None) -> Source:
-    """MNIST, 60000 + 10000 images of 28 x 28, normalised with .1307 and .3081 (methods.md 1.9).
+    """MNIST, 60000 + 10000 images of 28 x 28, normalised with .1307 and .3081 (HAT's code).
 
     Args:
         data_dir: the folder that holds ``MNIST/raw``; default ``default_data_dir()``.
@@ -101,7 +101,7 @@ def mnist(data_dir: Path | None = None) -> Source:
 def fashion(data_dir: Path | None = None) -> Source:
     """Fashion-MNIST, 60000 + 10000 images of 28 x 28.
 
-    Normalised with .2860 and .3530, the statistics of its own training images. HAT's .2190 and .3318 (methods.md 1.9)
+    Normalised with .2860 and .3530, the statistics of its own training images. HAT's .2190 and .3318
     are those of the images padded to 32 x 32, which has more black; ours are not padded.
 
     Args:

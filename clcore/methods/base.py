@@ -8,7 +8,6 @@ values and no ``.item()`` in them.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -124,11 +123,12 @@ class Method:
         return self.layout.scenario == "task-il" or self.task_specific
 
     def draw_head(self, outputs: int, like: Tensor) -> Tensors:
-        """A new head by torch's default for linear layers: uniform within 1/sqrt(features)."""
-        bound = 1 / sqrt(self.network.features)
+        """A new head, drawn as the network's layers are; biases by torch's default, within 1/sqrt(features)."""
+        features = torch.tensor(self.network.features, dtype=like.dtype, device=like.device)
+        bound = self.network.bound(features, torch.full_like(features, outputs))
         return {
             f"{HEAD}.weight": symmetric((outputs, self.network.features), like) * bound,
-            f"{HEAD}.bias": symmetric((outputs,), like) * bound,
+            f"{HEAD}.bias": symmetric((outputs,), like) * features.rsqrt(),
         }
 
     def head_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:

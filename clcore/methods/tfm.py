@@ -37,15 +37,15 @@ class TFMHyper:
 
     p1: float = knob(
         0.55, "width of the first task, as a fraction of the full network", low=0.01, high=1, packed=True,
-        source="TFM, section 4.3 (ImageNet): 55 %", grid=(0.25, 0.40, 0.55, 0.70), search=(0.2, 1.0),
+        source="TFM, section 4.1 (ImageNet): 55 %", grid=(0.25, 0.40, 0.55, 0.70), search=(0.2, 1.0),
     )  # fmt: skip
     growth: float = knob(
         0.05, "what each later task adds, as a fraction of the full network", low=0, high=1, packed=True,
-        source="TFM, section 4.3 (ImageNet): 5 %", grid=(0.02, 0.05, 0.07), search=(0.0, 0.25),
+        source="TFM, section 4.1 (ImageNet): 5 %", grid=(0.02, 0.05, 0.07), search=(0.0, 0.25),
     )  # fmt: skip
     fn: bool = knob(
         True, "feature normalisation: a scale and a shift a feature for every task but the first", packed=True,
-        source="TFM, eq. 8; Table 3", grid=(True, False),
+        source="TFM, eq. 7; Table 3", grid=(True, False),
     )  # fmt: skip
     fn_position: str = knob(
         "pre", "feature normalisation before or after the activation", choices=("pre", "post"), source="resolved: pre"
@@ -54,12 +54,12 @@ class TFMHyper:
         "features", "what p1 and growth are fractions of: features of a layer, or weights", choices=("features", "weights"),
         source="TFM speaks of both; weights scale with the square of the width",
     )  # fmt: skip
-    search_growth: bool = knob(False, "choose width and growth per task on validation", source="TFM, section 3.4")
+    search_growth: bool = knob(False, "choose width and growth per task on validation", source="TFM, section 4.1")
     margin: float = knob(
         0.015, "accuracy a smaller candidate may lose (fraction, absolute)", low=0, high=1,
-        source="TFM, section 4: .015 Tiny ImageNet, .001 fine-grained",
+        source="TFM, section 4.1: .015 Tiny ImageNet, .001 fine-grained",
     )  # fmt: skip
-    retrain: bool = knob(False, "learn the task once more with the chosen growth", source="TFM, section 3.4")
+    retrain: bool = knob(False, "learn the task once more with the chosen growth", source="TFM, section 4.1")
     cap: float = knob(
         1.0, "largest total width, as a fraction of the full network", low=0.01, high=1, packed=True, source="TFM, 4.1"
     )
@@ -93,7 +93,7 @@ class TFM(Method):
         return ("p1", FIRST_WIDTHS) if at.task == 0 else ("growth", GROWTHS)
 
     def choose(self, accuracy: Sequence[float], at: At) -> int:
-        """The smallest candidate whose validation accuracy is within the margin of the best (TFM, section 3.4)."""
+        """The smallest candidate whose validation accuracy is within the margin of the best (TFM, section 4.1)."""
         values = (FIRST_WIDTHS if at.task == 0 else GROWTHS)[: len(accuracy)]
         enough = [i for i, a in enumerate(accuracy) if a >= max(accuracy) - self.hyper.margin]
         return min(enough, key=lambda i: values[i])
@@ -111,7 +111,7 @@ class TFM(Method):
         return torch.ceil(share * full - ROUNDING).clamp(1, full)
 
     def _available(self, memory: Tensors, hp: Tensors, task: int, units: str, size: int) -> Tensor:
-        """Which of the first ``size`` features exist at a task (n of eq. 5), shape [size], bool."""
+        """Which of the first ``size`` features exist at a task (n of eq. 3), shape [size], bool."""
         if units == INPUT_UNITS or task < 0:
             full = torch.arange(size, device=memory[self.body[0]].device) >= 0
             return full if task >= 0 else ~full
@@ -149,10 +149,10 @@ class TFM(Method):
         like = memory[self.body[0]]
         # What belongs to features a narrower member does not have is 0, so that not even weight decay and clipping see it.
         features = memory[AVAILABLE + self.network.wires[-1].inputs].to(like.dtype)
-        bound = features.sum().rsqrt()
-        outputs = self.layout.outputs[at.task]
+        fan_in, outputs = features.sum(), self.layout.outputs[at.task]
+        bound = self.network.bound(fan_in, torch.full_like(fan_in, outputs))
         params[f"{HEAD}.weight"] = symmetric((outputs, self.network.features), like)[:, : len(features)] * bound * features
-        params[f"{HEAD}.bias"] = symmetric((outputs,), like) * bound
+        params[f"{HEAD}.bias"] = symmetric((outputs,), like) * fan_in.rsqrt()
         if at.task > 0:  # task 1 has none: TFM Table 3 and the overhead it quotes (resolved here)
             for units in self.network.hidden_units:
                 params[f"fn.{units}.gamma"] = memory[AVAILABLE + units].to(like.dtype)
@@ -217,18 +217,18 @@ class TFM(Method):
         return derived[kind + wire.outputs], derived[kind + wire.inputs].repeat_interleave(wire.repeat)
 
     def _grown(self, memory: Tensors, wire: Wire) -> Tensors:
-        """One layer's weights and bias at the task's size, with what is new drawn by torch's default for the present fan-in."""
+        """One layer's weights and bias at the task's size, with what is new drawn for the present fan-in."""
         old, new = memory[wire.weight], memory[NEW + wire.weight]
-        columns = self._ends(memory, AVAILABLE, wire)[1]
-        bound = (columns.sum() * prod(old.shape[2:])).to(old.dtype).rsqrt()
+        rows, columns = self._ends(memory, AVAILABLE, wire)
+        fan_in, fan_out = ((end.sum() * prod(old.shape[2:])).to(old.dtype) for end in (columns, rows))
+        bound = self.network.bound(fan_in, fan_out)
         drawn = symmetric(old.shape, old)[: new.shape[0], : new.shape[1]] * bound
         if self.hyper.new_columns == "zero":
             drawn = torch.where(self._ends(memory, OLD, wire)[0].reshape(-1, *(1,) * (old.dim() - 1)), 0, drawn)
         result = {wire.weight: torch.where(new, drawn, old[: new.shape[0], : new.shape[1]])}
         if wire.bias is not None:
-            rows = memory[NEW + wire.bias]
-            bias = symmetric(memory[wire.bias].shape, old)[: len(rows)] * bound
-            result[wire.bias] = torch.where(rows, bias, memory[wire.bias][: len(rows)])
+            bias = symmetric(memory[wire.bias].shape, old)[: len(rows)] * fan_in.rsqrt()
+            result[wire.bias] = torch.where(memory[NEW + wire.bias], bias, memory[wire.bias][: len(rows)])
         return result
 
     def _normalised(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, wire: Wire) -> Tensors:
@@ -252,7 +252,7 @@ class TFM(Method):
         return plain, torch.zeros_like(plain), {f"{wire.outputs}.gain": gain, f"{wire.outputs}.shift": shift}
 
     def _fn(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, units: str, on: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of each feature, 0 where it does not exist (TFM, eq. 8)."""
+        """Scale and shift of each feature, 0 where it does not exist (TFM, eq. 7)."""
         if at.task == 0:
             return on, torch.zeros_like(on)
         training = f"fn.{units}.gamma" in params

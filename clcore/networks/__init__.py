@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from clcore.errors import BadValue
 from clcore.networks.base import Network, Units, Wire
 from clcore.randomness import torch_stream
@@ -12,7 +14,9 @@ NETWORKS = Registry("network", {"mlp": "clcore.networks.mlp:NETWORK"})
 __all__ = ["NETWORKS", "Network", "Units", "Wire", "build"]
 
 
-def build(spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0, input_dropout: float = 0.0) -> Network:
+def build(
+    spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0, input_dropout: float = 0.0, init: str = "default"
+) -> Network:
     """A network with its initial weights drawn from the trial's seed.
 
     Args:
@@ -21,6 +25,7 @@ def build(spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0
         seed: the trial's seed.
         dropout: probability of dropping a hidden activation, in [0, 1).
         input_dropout: the same for the input.
+        init: ``default``, torch's own initialisation, or ``xavier``: Xavier uniform weights (HAT, section 4).
 
     Raises:
         UnknownName: no such network.
@@ -33,6 +38,15 @@ def build(spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0
     make = NETWORKS.get(name)
     with torch_stream(seed, "network"):
         network = make(argument, tuple(input_shape), dropout=dropout, input_dropout=input_dropout)
-    if not isinstance(network, Network):
-        raise BadValue("network", spec, f"something that makes a Network, not {type(network).__name__}")
+        if not isinstance(network, Network):
+            raise BadValue("network", spec, f"something that makes a Network, not {type(network).__name__}")
+        if init == "xavier":
+            _draw_xavier(network)
     return network
+
+
+def _draw_xavier(network: Network) -> None:
+    network.init = "xavier"
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

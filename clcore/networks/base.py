@@ -82,6 +82,12 @@ class Network(nn.Module):
 
     wires: Sequence[Wire]
     units: dict[str, int]
+    #: ``default``: torch's own; ``xavier``: Xavier uniform weights (HAT, section 4).
+    init: str = "default"
+
+    def bound(self, fan_in: Tensor, fan_out: Tensor) -> Tensor:
+        """Weights are drawn uniformly within plus and minus this; methods that draw weights of their own use it too."""
+        return (6 / (fan_in + fan_out)).sqrt() if self.init == "xavier" else fan_in.rsqrt()
 
     @property
     def features(self) -> int:

@@ -58,7 +58,7 @@ def gate(kind: str, embedding: Tensor, slope: Tensor, valid_range: Tensor) -> Te
 def compensation(kind: str, embedding: Tensor, slope: Tensor, smax: Tensor) -> Tensor:
     """What an embedding's gradient is multiplied by, shape [units].
 
-    For the sigmoid gate smax (cosh(s e) + 1) / (s (cosh(e) + 1)) (HAT, eq. 5); the clamped-linear gate needs only smax / s (D.3).
+    For the sigmoid gate smax (cosh(s e) + 1) / (s (cosh(e) + 1)) (HAT, section 2.5); for the clamped-linear gate smax / s (D.3).
     """
     if kind == "clamped-linear":
         return (smax / slope).expand_as(embedding)
@@ -77,14 +77,14 @@ def with_analytic_gradient(attention: Tensor, embedding: Tensor, smax: Tensor) -
 
 
 def accumulate(rule: str, attention: Tensor, before: Tensor, kappa: Tensor) -> Tensor:
-    """Cumulative attention after a task, shape [units]: ``max`` (HAT, eq. 2); ``product`` and ``decayed`` by kappa (D.4)."""
+    """Cumulative attention after a task, shape [units]: ``max`` (HAT, section 2.3); ``product`` and ``decayed`` by kappa (D.4)."""
     if rule == "product":
         return 1 - (1 - attention) * (1 - before)
     return torch.maximum(attention, before if rule == "max" else kappa * before)
 
 
 def regulariser(kind: str, attention: Tensor, before: Tensor) -> Tensor:
-    """R in [0, 1]: ``weighted`` counts only units that earlier tasks left free (HAT, eq. 7); ``l1``, ``l2``: D.6."""
+    """R in [0, 1]: ``weighted`` counts only units that earlier tasks left free (HAT, eq. 5); ``l1``, ``l2``: D.6."""
     if kind == "weighted":
         free = 1 - before
         # With no free unit left numerator and denominator are both 0; R is then 0.

@@ -28,7 +28,7 @@ class HATHyper:
         grid=(25.0, 50.0, 100.0, 200.0, 400.0, 800.0), search=(10, 1000), log=True,
     )  # fmt: skip
     c: float = knob(
-        0.75, "weight of the regulariser: compactness", low=0, packed=True, source="HAT, eq. 6",
+        0.75, "weight of the regulariser: compactness", low=0, packed=True, source="HAT, eq. 4",
         grid=(0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0), search=(0.01, 4), log=True,
     )  # fmt: skip
     schedule: str = knob("code", "annealing of s within an epoch", choices=gates.SCHEDULES, source="HAT, eq. 3; D.2")
@@ -37,7 +37,7 @@ class HATHyper:
         "reference",
         "gradient compensation of the embeddings",
         choices=("reference", "analytic", "none"),
-        source="HAT, eq. 5",
+        source="HAT, section 2.5",
     )
     embedding_lr: float = knob(
         1.0,
@@ -48,13 +48,13 @@ class HATHyper:
     )
     gate: str = knob("sigmoid", "gate function", choices=gates.GATES, source="HAT, eq. 1; D.3")
     gate_range: float = knob(6.0, "valid range r of the clamped-linear gate", low=1e-3, packed=True, source="HAT, D.3")
-    cumulative: str = knob("max", "how attention accumulates over tasks", choices=gates.CUMULATIVE, source="HAT, eq. 2; D.4")
+    cumulative: str = knob("max", "how attention accumulates over tasks", choices=gates.CUMULATIVE, source="HAT, section 2.3; D.4")
     kappa: float = knob(0.99, "decay of the decayed rule", low=0, high=1, packed=True, source="HAT, D.4: .9 or .99")
-    regulariser: str = knob("weighted", "sparsity term", choices=gates.REGULARISERS, source="HAT, eq. 7; D.6")
-    embedding_init: str = knob("normal", "N(shift, 1) or U(0, width)", choices=("normal", "uniform"), source="HAT, 2.4; D.5")
+    regulariser: str = knob("weighted", "sparsity term", choices=gates.REGULARISERS, source="HAT, eq. 5; D.6")
+    embedding_init: str = knob("normal", "N(shift, 1) or U(0, width)", choices=("normal", "uniform"), source="HAT, D.5")
     embedding_shift: float = knob(0.0, "mean of the normal initialisation", packed=True, source="HAT, D.5: .5 to 2")
     embedding_width: float = knob(
-        2.0, "upper end of the uniform initialisation (compression: 2)", low=0, packed=True, source="HAT, 3.4; D.5"
+        2.0, "upper end of the uniform initialisation (compression: 2)", low=0, packed=True, source="HAT, section 4.4; D.5"
     )
     binarize: bool = knob(False, "gates at test are 1 where e > 0: no forgetting at all", source="resolved here")
     s_eval_factor: float = knob(
@@ -100,7 +100,7 @@ class HAT(Method):
         return self.constrain({**base, EMBEDDING: embedding})
 
     def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
-        """*Packed.* 1 - min of the cumulative attention at both ends of each weight (HAT, eq. 4)."""
+        """*Packed.* 1 - min of the cumulative attention at both ends of each weight (HAT, eq. 2)."""
         if at.task == 0:
             return {}
         attention = self._split(memory[CUMULATIVE])
@@ -131,7 +131,7 @@ class HAT(Method):
         return gates.gate(self.hyper.gate, embedding, hp["smax"] * hp["s_eval_factor"], hp["gate_range"])
 
     def loss(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batch: Batch) -> Tensor:
-        """*Packed.* Cross-entropy + c R (HAT, eq. 6)."""
+        """*Packed.* Cross-entropy + c R (HAT, eq. 4)."""
         attention = self.attention(params, memory, hp, at)
         weights = {**super().effective_weights(params, memory, hp, at), **self._gains(attention)}
         penalty = gates.regulariser(self.hyper.regulariser, attention, memory[CUMULATIVE])
@@ -141,7 +141,7 @@ class HAT(Method):
         self, grads: Tensors, params: Tensors, memory: Tensors, hp: Tensors, at: At,
         preview: Callable[[Tensors], Tensors],
     ) -> Tensors:  # fmt: skip
-        """*Packed.* Weights that earlier tasks attend to are held; the embeddings' gradient is compensated (eqs. 4, 5)."""
+        """*Packed.* Weights that earlier tasks attend to are held; the embeddings' gradient is compensated (eq. 2, section 2.5)."""
         held = {n: g * memory[PROTECT + n] if PROTECT + n in memory else g for n, g in grads.items()}
         factor = hp["embedding_lr"]
         if self._compensation == "reference":
@@ -153,7 +153,7 @@ class HAT(Method):
         return {**params, EMBEDDING: params[EMBEDDING].clamp(-gates.EMBEDDING_LIMIT, gates.EMBEDDING_LIMIT)}
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
-        """*Packed.* Keeps the task's embedding and adds its gates to the cumulative attention (HAT, eq. 2)."""
+        """*Packed.* Keeps the task's embedding and adds its gates to the cumulative attention (HAT, section 2.3)."""
         final = At(at.task, "eval", at.seen)
         attention = self.attention(params, memory, hp, final)
         cumulative = gates.accumulate(self.hyper.cumulative, attention, memory[CUMULATIVE], hp["kappa"])

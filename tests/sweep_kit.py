@@ -1,0 +1,120 @@
+"""Small sweeps for the tests of ``sweeps/``: calls of the command line in this process and in one of their own."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from sweeps.run import main
+from trackers.artifacts import read_matrix
+from trackers.journal import read
+from trackers.record import SweepRecord, load
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = str(ROOT / "sweeps" / "run.py")
+#: A HAT sweep whose cells end differently after a moment of training.
+TINY = shlex.split("--benchmark split-digits --tasks 2 --network mlp:16 --set epochs=2 --set lr=0.5 --executor inline")
+HAT = ["--method", "hat", *TINY]
+CELLS = 'search = "grid"\n[values]\nc = [0.1, 1.0]\nsmax = [10, 20]\n'
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call of the command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """The closing line, read by a person's eye: the number in front of each word."""
+        line = next(line for line in self.out.splitlines() if "trials asked =" in line)
+        return {word: int(number) for number, word in re.findall(r"(\d+) (trials|done|skipped|failed|open|reference)", line)}
+
+    def command(self, label: str) -> list[str]:
+        """The words of a printed command, e.g. after ``repeat best``."""
+        line = next(line for line in self.out.splitlines() if line.startswith(label))
+        return shlex.split(line.removeprefix(label))
+
+
+def environment(**changes) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **changes}
+
+
+def start(*words, cwd, **options) -> subprocess.Popen:
+    """``python sweeps/run.py`` in a process (and a process group) of its own."""
+    return subprocess.Popen(
+        [sys.executable, RUN, *map(str, words)], cwd=cwd, env=environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def outcome(process: subprocess.Popen, timeout=200) -> Result:
+    out, err = process.communicate(timeout=timeout)
+    return Result(process.returncode, out, err)
+
+
+def in_process(words, monkeypatch, capsys) -> Result:
+    """The same command line without a process of its own."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
+    capsys.readouterr()
+    code = main()
+    said = capsys.readouterr()
+    return Result(code, said.out, said.err)
+
+
+def only_folder(home: Path) -> Path:
+    """The one sweep of a home."""
+    (journal,) = home.glob("*/journal.jsonl")
+    return journal.parent
+
+
+def record_of(home: Path) -> SweepRecord:
+    return load(only_folder(home))
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    return [event for event in read(folder / "journal.jsonl")[0] if event["event"] == kind]
+
+
+def matrices(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Trial -> its accuracy matrices, from the files a sweep leaves."""
+    return {path.parent.name: read_matrix(path) for path in sorted(folder.glob("trials/*/accuracy.parquet"))}
+
+
+def same_matrices(first: Path, second: Path) -> bool:
+    """Whether two sweeps hold the same trials with the same matrices, bit for bit, NaN equal to NaN."""
+    one, other = matrices(first), matrices(second)
+    return one.keys() == other.keys() and all(
+        torch.equal(one[trial][split].nan_to_num(-1), other[trial][split].nan_to_num(-1))
+        for trial in one
+        for split in ("validation", "test")
+    )
+
+
+def leaderboard_rows(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "report" / "leaderboard.parquet").to_pylist()
+
+
+def rows_are_unique(folder: Path) -> bool:
+    """Whether every trial of a sweep is done once and no report of a trial says other accuracies than the first."""
+    seen: dict[tuple[str, int], list] = {}
+    for event in events(folder, "task"):
+        for member in event["members"]:
+            row = [member["validation"], member["test"]]
+            if seen.setdefault((member["trial"], event["seen"]), row) != row:
+                return False
+    done = [event["trial"] for event in events(folder, "done")]
+    return len(done) == len(set(done))
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes, and every folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"folder" for p in sorted(folder.rglob("*"))}

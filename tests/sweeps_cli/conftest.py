@@ -1,0 +1,46 @@
+import logging
+import shutil
+
+import pytest
+from sweep_kit import CELLS, in_process
+
+from sweeps import report
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """An MLflow database with its schema; making one takes over a second, copying it nothing."""
+    from trackers.mlflow_store import open_store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_store(f"sqlite:///{path}", path.parent)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, migrated):
+    """A home folder that is ready to be recorded in."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(migrated, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """A grid of four HAT cells."""
+    path = tmp_path / "cells.toml"
+    path.write_text(CELLS)
+    return path
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """The command line in this process, started in an empty folder, without the pictures (a second and a half a sweep)."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("draw_curves", "draw_matrix"):
+        monkeypatch.setattr(report, name, lambda path, *_: path.touch())
+    before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
+    yield lambda *words: in_process(words, monkeypatch, capsys)
+    for name, handlers in before.items():
+        logging.getLogger(name).handlers = handlers
