@@ -11,7 +11,8 @@ pack    pack, plan: {members, threads, compiled, drop}, trials: [{trial, config,
 start   pack, attempt: int
 task    pack, seen, checkpoint: path relative to the sweep folder | null, members: [{trial, validation: [T] | null,
         test: [T], train_loss, epochs, seconds (of this task alone), bytes, capacity: {layer: fraction, and "total" if
-        the method has one}, reuse: [..] | null}]
+        the method has one}, reuse: [..] | null; and where the method has masks use: {layer: fraction, "total"} of
+        this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only}]
 failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null
 done    trial, pack, artifacts: folder relative to the sweep folder, seconds
 linked  trial, config, seed, sweep: the name of the sweep that has it, method, hyperparameters
@@ -52,6 +53,8 @@ class TaskRow:
     bytes: int | None
     capacity: dict[str, float | None]
     reuse: list[Any] | None
+    use: dict[str, float | None]
+    compressed: dict[str, float | None]
 
 
 @dataclass
@@ -311,6 +314,8 @@ def _task(record: SweepRecord, event: Event) -> None:
             bytes=member["bytes"],
             capacity=member["capacity"] or {},
             reuse=member["reuse"],
+            use=member.get("use") or {},
+            compressed=member.get("compressed") or {},
         )
         _fill(trial.test, seen, member["test"], event)
         _fill(trial.validation, seen, member["validation"], event)

@@ -39,6 +39,7 @@ class Point:
 def trial_points(trial: TrialRecord, row: TaskRow) -> list[Point]:
     """The points of one report of a trial, at step = tasks seen; what is not finite is left out."""
     values = {**_accuracy(trial, row.seen), **_cost(trial, row), **_curves(trial.test, row.seen)}
+    values |= {"capacity/this_task": row.use.get("total"), **{f"compressed/{k}": v for k, v in row.compressed.items()}}
     values |= _capacity(row.capacity, KEY_LIMIT - len(_CONSTANT_KEYS) - _curve_count(trial.test))
     return _points(values, row.time, row.seen)
 
@@ -105,6 +106,9 @@ _CONSTANT_KEYS = (
     "transfer/forward_vs_init",
     "rho/avg",
     "capacity/total",
+    "capacity/this_task",
+    "compressed/hidden",
+    "compressed/with_head",
     "cost/seconds",
     "cost/bytes",
     "train/loss",
