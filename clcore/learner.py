@@ -162,7 +162,7 @@ class Learner:
             scores[failure.member] = float("-inf")
         count = len(values)
         picks = [p * count + self.method.choose(scores[p * count : (p + 1) * count], at) for p in range(len(lrs))]
-        if self.method.hyper.retrain:
+        if self.method.retrains:
             return (yield from self._train(at, self.memory, select(trained.hp, picks), lrs, "retrain"))
         return trained.only(picks)
 

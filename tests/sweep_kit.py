@@ -5,11 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import pyarrow.parquet as pq
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from sweeps.run import main
 from trackers.artifacts import read_matrix
@@ -44,15 +48,12 @@ class Result:
         return shlex.split(line.removeprefix(label))
 
 
-def environment(**changes) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **changes}
-
-
-def start(*words, cwd, **options) -> subprocess.Popen:
+def start(*words, cwd, **environment) -> subprocess.Popen:
     """``python sweeps/run.py`` in a process (and a process group) of its own."""
     return subprocess.Popen(
-        [sys.executable, RUN, *map(str, words)], cwd=cwd, env=environment(), text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        [sys.executable, RUN, *map(str, words)], cwd=cwd, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -99,6 +100,11 @@ def same_matrices(first: Path, second: Path) -> bool:
     )
 
 
+def stored(path):
+    """The trials of a study, read with Optuna itself."""
+    return optuna.load_study(study_name="sweep", storage=JournalStorage(JournalFileBackend(str(path)))).trials
+
+
 def leaderboard_rows(folder: Path) -> list[dict]:
     return pq.read_table(folder / "report" / "leaderboard.parquet").to_pylist()
 
@@ -118,3 +124,46 @@ def rows_are_unique(folder: Path) -> bool:
 def listing(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes, and every folder."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"folder" for p in sorted(folder.rglob("*"))}
+
+
+def wait_for(happened, seconds=120.0, process=None) -> None:
+    """Waits until something is so; fails when it does not become so, or when the process that should make it so has ended."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+def reports(home: Path) -> int:
+    """How many reports of learned tasks the journals of a home hold by now."""
+    return sum(
+        path.read_bytes().count(b'"event":"task"') - path.read_bytes().count(b'"seen":0,') for path in home.glob("*/journal.jsonl")
+    )
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Processes below one, with what they call themselves (of any of /proc, where a process may come and go)."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat, names[int(entry.name)] = (
+                    (entry / "stat").read_text(),
+                    (entry / "cmdline").read_bytes().decode(errors="replace"),
+                )
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found, above = {}, {pid}
+    while above := {child for child, parent in parents.items() if parent in above}:
+        found |= {child: names[child] for child in above}
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that is dead and not yet fetched does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -1,5 +1,7 @@
 """Accuracy where the task is not given: entropies, inferred tasks and right answers counted by hand."""
 
+import math
+
 import pytest
 import torch
 from helpers import benchmark, finish, learner, spread
@@ -21,7 +23,7 @@ def outputs(made, member, inputs):
 @pytest.mark.parametrize("scenario", ["task-il", "domain-il", "class-il"])
 def test_the_task_is_the_one_of_lowest_entropy_and_in_class_il_it_must_be_right(name, scenario):
     hypers = spread(METHODS.get(name).Hyper, 2)
-    made = learner(name, hypers, scenario=scenario, dtype=torch.float64, lr=0.3, batch_size=16, epochs=8, patience=5)
+    made = learner(name, hypers, scenario=scenario, dtype=torch.float64, lr=0.3, batch_size=32, epochs=4, patience=5)
     reports = finish(made)[-1].members
     mistaken = 0
     for member in range(2):
@@ -31,7 +33,7 @@ def test_the_task_is_the_one_of_lowest_entropy_and_in_class_il_it_must_be_right(
             p = outputs(made, member, inputs)
             right = 0
             for i, label in enumerate(labels.tolist()):
-                entropies = [-sum(q * torch.tensor(q).log().item() for q in row.tolist() if q > 0) for row in p[:, i]]
+                entropies = [-sum(q * math.log(q) for q in row if q > 0) for row in p[:, i].tolist()]
                 chosen = task if scenario == "task-il" else entropies.index(min(entropies))
                 mistaken += chosen != task
                 correct = int(p[chosen, i].argmax()) == label
@@ -53,7 +55,7 @@ def test_the_inferred_task_of_a_single_image_is_that_of_the_batch(name):
 
 def test_a_test_set_larger_than_a_batch_is_counted_whole(monkeypatch):
     rows = []
-    for size in (1024, 50, 1):
+    for size in (1024, 50, 7):
         monkeypatch.setattr("clcore.evaluate.EVAL_BATCH", size)
         rows.append(finish(learner("hat", scenario="domain-il", dtype=torch.float64, epochs=1, lr=0.3))[-1].members[0].test)
     assert rows[0] == rows[1] == rows[2]

@@ -161,7 +161,13 @@ LONG = {"epochs": 8, "lr": 0.3, "batch_size": 32, "patience": 5}
 
 @pytest.mark.parametrize("net", ["mlp:16-16", "conv"])
 @pytest.mark.parametrize(
-    "shared", [BINARY, {**BINARY, "input_attention": True}, {**BINARY, "gate": "clamped-linear"}, {"schedule": "tan", "c": 0.0}]
+    "shared",
+    [
+        BINARY,
+        {**BINARY, "input_attention": True, "embedding_shift": 1.0},
+        {**BINARY, "gate": "clamped-linear"},
+        {"schedule": "tan", "c": 0.0},
+    ],
 )
 def test_h1_with_binary_masks_old_logits_stay_bit_for_bit(shared, net):
     before, after = logits_before_and_after(learner("hat", [shared], net=net, drop=0.2, weight_decay=0.01, **LONG))

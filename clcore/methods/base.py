@@ -212,6 +212,11 @@ class Method:
         """A hyperparameter and the values to try for it at this task, or None; they are trained as one pack."""
         return None
 
+    @property
+    def retrains(self) -> bool:
+        """Whether a task is learned once more with the candidate that was chosen."""
+        return False
+
     def choose(self, accuracy: Sequence[float], at: At) -> int:
         """Index of the candidate to keep, from the validation accuracy of each."""
         raise NotImplementedError

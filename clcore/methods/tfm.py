@@ -92,6 +92,11 @@ class TFM(Method):
             return None
         return ("p1", FIRST_WIDTHS) if at.task == 0 else ("growth", GROWTHS)
 
+    @property
+    def retrains(self) -> bool:
+        """As asked for."""
+        return bool(self.hyper.retrain)
+
     def choose(self, accuracy: Sequence[float], at: At) -> int:
         """The smallest candidate whose validation accuracy is within the margin of the best (TFM, section 4.1)."""
         values = (FIRST_WIDTHS if at.task == 0 else GROWTHS)[: len(accuracy)]

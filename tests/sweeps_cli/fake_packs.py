@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import replace
 
 from sweeps.driver import PACKS, Plan, Sweep
 from sweeps.search import Grid
@@ -87,5 +86,3 @@ def play(sweep, packs=None, failing=(), last=TASKS, values=accuracy):
 def die(sweep):
     """The driver's process is gone: nothing more is said."""
     sweep.journal.close()
-
-

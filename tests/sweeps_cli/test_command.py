@@ -7,18 +7,28 @@ import os
 import re
 import shlex
 import socket
-import subprocess
-import sys
 from statistics import fmean
 
 import pytest
 import torch
 from filelock import FileLock
 from sweep_kit import (
-    CELLS, HAT, RUN, TINY, environment, events, in_process, leaderboard_rows, listing, matrices, only_folder, outcome,
-    record_of, rows_are_unique, same_matrices, start,
+    CELLS,
+    HAT,
+    TINY,
+    events,
+    in_process,
+    leaderboard_rows,
+    listing,
+    matrices,
+    only_folder,
+    outcome,
+    record_of,
+    rows_are_unique,
+    same_matrices,
+    start,
+    stored,
 )  # fmt: skip
-from test_search import stored
 
 from sweeps import driver
 from trackers.journal import Journal
@@ -71,11 +81,19 @@ def test_what_a_sweep_leaves(grid):
     assert left == {"journal.jsonl", "lock", "log.txt", "report", "sweep.json", "trials"}  # packs and heartbeats are swept up
     for trial in load(sweep).trials.values():
         own = {p.name for p in (sweep / "trials" / trial.trial).iterdir()}
-        assert own == {"accuracy.parquet", "checkpoint.safetensors", "config.json"} | ({"masks.parquet"} if trial.method == "hat" else set())
+        assert own == {"accuracy.parquet", "checkpoint.safetensors", "config.json"} | (
+            {"masks.parquet"} if trial.method == "hat" else set()
+        )
     report = {p.name for p in (sweep / "report").iterdir()}
     assert report == {"accuracy.png", "best_matrix.png", "leaderboard.csv", "leaderboard.md", "leaderboard.parquet"}
     assert (sweep / "report" / "accuracy.png").stat().st_size > 10_000
-    assert {p.name for p in (folder / "my runs").iterdir()} <= {sweep.name, "mlflow.db", "mlflow.db.lock", "mlflow-artifacts", "pilots.json"}
+    assert {p.name for p in (folder / "my runs").iterdir()} <= {
+        sweep.name,
+        "mlflow.db",
+        "mlflow.db.lock",
+        "mlflow-artifacts",
+        "pilots.json",
+    }
     assert {p.name for p in folder.iterdir()} == {"cells.toml", "my runs"}
 
 
@@ -134,15 +152,12 @@ def test_the_table_and_the_commands(grid):
     assert said.command("open the UI") == ["mlflow", "ui", "--backend-store-uri", "sqlite:///my runs/mlflow.db"]
 
 
-def test_the_repeat_command_repeats_the_best(grid, migrated):
+def test_the_repeat_command_repeats_the_best(grid, cli, monkeypatch):
     folder, said = grid
+    monkeypatch.chdir(folder)
     program, script, *words = said.command("repeat best")
     assert (program, script) == ("python", "sweeps/run.py")
-    done = subprocess.run(
-        [sys.executable, RUN, *words, "--executor", "inline", "--no-references"], cwd=folder, env=environment(),
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert cli(*words, "--executor", "inline", "--no-references").code == 0
     best = leaderboard_rows(only_folder(folder / "my runs"))[0]
     (again,) = leaderboard_rows(only_folder(folder / "my runs" / "repeat"))
     assert again["trials"] == best["trials"]  # the very same trial
@@ -164,7 +179,8 @@ def test_the_same_call_again_skips_all(grid, monkeypatch, capsys):
     assert (folder / "my runs" / "pilots.json").read_bytes() == finished  # measured once
     _, again = runs_in(folder / "my runs")
     assert len(again) == len(runs)
-    assert {run.info.run_id: run.data.metrics["acc/avg"] for run in again} == {run.info.run_id: run.data.metrics["acc/avg"] for run in runs}
+    reached = [{run.info.run_id: run.data.metrics.get("acc/avg") for run in found} for found in (runs, again)]
+    assert reached[0] == reached[1]
 
 
 # -- sweeps in this process ---------------------------------------------------------------------------------------------
@@ -205,7 +221,7 @@ def test_tpe(cli, home):
 
 def test_choices_do_not_see_test_data(cli, home, monkeypatch, tmp_path):
     """The poison test through the whole command: other test rows in every report, the same study."""
-    words = [*HAT, "--space", "tpe", "--trials", "12", "--pack", "3", "--no-references"]
+    words = [*HAT, "--space", "tpe", "--trials", "13", "--set", "iterations=4", "--no-references"]
     assert cli(*words, "--home", home, "--name", "clean").code == 0
     real = driver.Sweep.reported
 
@@ -223,8 +239,9 @@ def test_choices_do_not_see_test_data(cli, home, monkeypatch, tmp_path):
 
 def test_a_failed_member(cli, home, tmp_path):
     (tmp_path / "wild.toml").write_text("[values]\nlr = [0.1, 1e30, 0.5]\n")
-    words = ["--method", "finetune", *TINY, "--space", "wild.toml", "--no-references", "--pack", "3"]
-    said = cli(*words[:-2], "--pack", "3", "--home", home)
+    words = ["--method", "finetune", "--tasks", "2", "--network", "mlp:16", "--set", "epochs=2", "--executor", "inline"]
+    words += ["--space", "wild.toml", "--no-references", "--pack", "3"]
+    said = cli(*words, "--home", home)
     assert said.code == 1
     assert said.ledger == {"trials": 3, "done": 2, "skipped": 0, "failed": 1}
     assert re.search(r"trial [0-9a-f]{12} failed: the loss is not a number \(task 0, epoch 0, step \d+; all from 0\)", said.out)
@@ -357,7 +374,7 @@ def test_a_stopped_sweep_is_resumed(cli, home, cells, tmp_path):
 
 def test_the_printed_resume_command_works(cli, tmp_path, cells, monkeypatch):
     home = "a home [with] many words, longer than a terminal is wide, " + "x" * 60
-    real, left = driver.Sweep.reported, [3]
+    real, left = driver.Sweep.reported, [2]
 
     def interrupted(self, *said):
         real(self, *said)
@@ -445,7 +462,10 @@ def test_help(cli):
         assert group in said.out
     assert said.out.count("python sweeps/run.py --") == 4
     for default in ("split-digits", "mlp:100-100", "task-il", "runs", "sqlite:///HOME/mlflow.db"):
-        assert f"[default: {default}]" in re.sub(r"\s*│\n│\s*", " ", said.out).replace("(", "[").replace(")", "]") or default in said.out
+        assert (
+            f"[default: {default}]" in re.sub(r"\s*│\n│\s*", " ", said.out).replace("(", "[").replace(")", "]")
+            or default in said.out
+        )
     for option in ("--method", "--space", "--set", "--seeds", "--resume", "--pack", "--address", "--dry-run", "--time-budget"):
         assert option in said.out
 
@@ -498,7 +518,10 @@ BAD = {
     "empty grid": (["--method", "hat", "--space", "empty.toml"], "non-empty list"),
     "no space file": (["--method", "hat", "--space", "none.toml"], "does not exist"),
     "nothing to sample": (["--method", "finetune", "--space", "tpe"], "nothing to sample"),
-    "tpe without validation": (["--method", "hat", "--space", "tpe", "--set", "validation=none", "--set", "protocol=fixed"], "validation"),
+    "tpe without validation": (
+        ["--method", "hat", "--space", "tpe", "--set", "validation=none", "--set", "protocol=fixed"],
+        "validation",
+    ),
     "plateau without validation": (["--method", "hat", "--set", "validation=none", "--executor", "inline"], "validation"),
     "no method file": (["--method", "none.py"], "existing Python file"),
     "a method file without METHOD": (["--method", "nothing.py"], "defines METHOD"),

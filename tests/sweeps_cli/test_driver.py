@@ -8,10 +8,9 @@ from statistics import fmean
 import pytest
 import torch
 from fake_packs import SIX, TASKS, Rig, accuracy, die, play, report
-from sweep_kit import events, matrices, rows_are_unique
-from test_search import stored
-
 from optuna.trial import TrialState
+from sweep_kit import events, matrices, rows_are_unique, stored
+
 from sweeps.driver import score
 from sweeps.search import Grid, Study
 from sweeps.spaces import Range, Space
@@ -231,8 +230,8 @@ def test_a_journal_that_cannot_be_written_says_so(rig, monkeypatch):
     def full(self, line, sync):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(Journal, "_write", full)
+    monkeypatch.setattr(Journal, "_write", full)
+    with pytest.raises(OSError, match="No space"):
         sweep.started(pack.identity)
     assert sweep.record.packs[pack.identity].attempt == 0  # what is not in the journal did not happen
 

@@ -2,19 +2,13 @@
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from sweep_kit import stored
 
 from sweeps.search import Grid, Study
 from sweeps.spaces import Range, Space
 
 RANGES = {"x": Range(0.1, 10.0, log=True), "n": Range(1, 99, whole=True), "fn": Range(choices=(True, False))}
-
-
-def stored(path):
-    """The study's trials, read as anybody would."""
-    return optuna.load_study(study_name="sweep", storage=JournalStorage(JournalFileBackend(str(path)))).trials
 
 
 @pytest.fixture(params=["random", "tpe"])

@@ -56,7 +56,9 @@ def test_sampled_spaces_hold_numbers_and_switches():
     assert found.ranges["p1"] == Range(0.2, 1.0)
     assert set(found.ranges["fn"].choices) == {True, False}
     drawn = {
-        optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=s)).ask({"fn": _distribution(found.ranges["fn"])}).params["fn"]
+        optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=s))
+        .ask({"fn": _distribution(found.ranges["fn"])})
+        .params["fn"]
         for s in range(8)
     }
     assert drawn == {True, False}  # real booleans, not their text
@@ -89,7 +91,8 @@ def test_the_same_value_twice_is_one_cell(tmp_path):
 
 
 def test_ranges_from_a_file(tmp_path):
-    text = 'search = "random"\n[ranges]\nc = {low = 0.1, high = 2, log = true}\nepochs = {low = 1, high = 9}\noptimizer = ["sgd", "adam"]'
+    text = 'search = "random"\n[ranges]\nc = {low = 0.1, high = 2, log = true}\nepochs = {low = 1, high = 9}\n'
+    text += 'optimizer = ["sgd", "adam"]'
     found = from_file(tmp_path, text)
     assert found.ranges == {
         "c": Range(0.1, 2.0, log=True),

@@ -67,7 +67,13 @@ def test_identity_is_no_matter_of_where_the_trial_came_from():
 
 def test_every_field_of_a_configuration_is_in_its_identity():
     found = configuration()
-    changed = {"method": "tfm", "hyper": {}, "training": {}, "benchmark": {**found.benchmark, "x": 1}, "network": {**found.network, "x": 1}}
+    changed = {
+        "method": "tfm",
+        "hyper": {},
+        "training": {},
+        "benchmark": {**found.benchmark, "x": 1},
+        "network": {**found.network, "x": 1},
+    }
     assert changed.keys() == {f.name for f in dataclasses.fields(found)}
     assert len({found.identity, *(dataclasses.replace(found, **{k: v}).identity for k, v in changed.items())}) == 6
 

@@ -299,10 +299,11 @@ def test_experiment_in_the_trash(sweep, make, client):
 def test_a_store_that_comes_back(sweep, make, client, caplog, monkeypatch):
     whole_sweep(sweep)
     publisher = make()
-    real, away = MlflowClient.log_batch, threading.Event()
+    real, away, tried = MlflowClient.log_batch, threading.Event(), threading.Event()
 
     def log_batch(self, *args, **kwargs):
         if not away.is_set():
+            tried.set()
             raise MlflowException("the server is away\nand a traceback")
         return real(self, *args, **kwargs)
 
@@ -310,7 +311,8 @@ def test_a_store_that_comes_back(sweep, make, client, caplog, monkeypatch):
     thread = PublisherThread(publisher, interval=0.02, longest_pause=0.05)
     with caplog.at_level(logging.WARNING):
         thread.start()
-        time.sleep(0.5)
+        assert tried.wait(timeout=60)
+        time.sleep(0.2)  # more attempts follow, and only the first is told
         away.set()
         assert thread.finish(timeout=20)
     assert not thread.is_alive()
