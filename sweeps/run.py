@@ -75,11 +75,13 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
 
         show_method(console, method) if method else show_all(console)
         raise typer.Exit(0)
-    from sweeps import session
+    from sweeps import asked, session
 
-    asked = session.ask(_settings(given, resume))
-    code = session.dry_run(asked, console) if dry_run else session.run(asked, console, _command())
-    raise typer.Exit(code)
+    question = asked.ask(_settings(given, resume))
+    if dry_run:
+        asked.dry_run(question, console)
+        raise typer.Exit(0)
+    raise typer.Exit(session.run(question, console, _command()))
 
 
 def _command() -> str:
@@ -90,7 +92,7 @@ def _command() -> str:
 
 def _settings(given: dict[str, Any], resume: str | None) -> Any:
     """Settings from the options that were given, over those of the sweep to resume."""
-    from sweeps.session import MANIFEST, read_manifest
+    from sweeps.manifest import MANIFEST, read_manifest
     from sweeps.settings import validated
 
     values = {**given}

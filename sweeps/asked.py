@@ -1,0 +1,118 @@
+"""A question in full, checked; the plan that answers it; and what that would cost."""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from clcore.benchmarks import Benchmark
+from clcore.errors import UserError
+from sweeps import preflight
+from sweeps.driver import Plan
+from sweeps.manifest import check_manifest
+from sweeps.pilot import Pilot, pilot
+from sweeps.progress import duration
+from sweeps.search import ROUNDS
+from sweeps.settings import Settings
+from sweeps.spaces import DEFAULT_TRIALS, Space, describe, find_space
+from sweeps.trials import Configuration, Pack, Trial, base_configuration, with_values
+
+#: Methods run once a seed for the forgetting ratio (HAT, eq. 6).
+REFERENCES = ("joint", "random")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question in full: what is run, over what, on what.
+
+    Attributes:
+        settings: what was said.
+        space: what varies.
+        base: the configuration around it.
+        benchmark: of the first seed.
+        device: torch device.
+    """
+
+    settings: Settings
+    space: Space
+    base: Configuration
+    benchmark: Benchmark
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return self.settings.home / self.settings.sweep_name()
+
+    @property
+    def configurations(self) -> int:
+        """How many configurations are asked for."""
+        return len(self.space.cells()) if self.space.search == "grid" else self.settings.trials or DEFAULT_TRIALS
+
+
+def ask(settings: Settings) -> Asked:
+    """Checks everything; nothing is written.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    space = find_space(settings)
+    base = base_configuration(settings)
+    if settings.trials is not None and space.search == "grid":
+        raise UserError(f"--trials {settings.trials} goes with random and tpe; this grid has {len(space.cells())} configurations.")
+    device = preflight.resolve_device(settings)
+    benchmark = preflight.check_all(settings, base)
+    if space.search == "tpe" and benchmark.tasks[0].validation is None:
+        raise UserError("--space tpe chooses on validation data, and --set validation=none leaves none.")
+    asked = Asked(settings, space, base, benchmark, device)
+    check_manifest(asked.folder, settings)
+    _first_trial(asked).configuration  # noqa: B018 - a grid value that cannot be is found here
+    return asked
+
+
+def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
+    """Pack size and the rest, with the pilot it rests on."""
+    settings = asked.settings
+    data_dir = str(settings.data_dir.absolute()) if settings.data_dir else None
+    like = Pack((), settings.cpus, asked.device, data_dir)
+    batch = asked.configurations if asked.space.search == "grid" else -(-asked.configurations // ROUNDS)
+    share = -(-batch // max(workers // len(settings.seeds), 1))
+    most = share if settings.pack == "auto" else min(int(settings.pack), batch)
+    found = pilot(settings.home, _first_trial(asked), most, like)
+    size = found.size if settings.pack == "auto" else int(settings.pack)
+    wanted = settings.references and Path(settings.method).stem not in REFERENCES
+    references = tuple(base_configuration(settings, method) for method in REFERENCES) if wanted else ()
+    trials = asked.configurations * len(settings.seeds)
+    return Plan(asked.base, settings.seeds, references, size, batch, trials, workers, like), found
+
+
+def dry_run(asked: Asked, console: Console) -> None:
+    """Says what would be run and what it would cost; trains nothing and keeps only the pilot's figures."""
+    workers = local_workers(asked.settings)
+    plan, found = make_plan(asked, workers)
+    count = asked.configurations * len(asked.settings.seeds)
+    packs = -(-asked.configurations // plan.size) * len(asked.settings.seeds)
+    epochs, tasks = asked.base.training["epochs"], len(asked.benchmark.tasks)
+    seconds = packs / min(workers, packs) * found.seconds(min(plan.size, asked.configurations), epochs, tasks)
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    say(f"sweep          {asked.folder.name}")
+    say(f"varies         {describe(asked.space)} ({asked.space.search})")
+    say(f"trials         {asked.configurations} configurations x {len(asked.settings.seeds)} seeds = {count}")
+    say(f"packs          {packs} of at most {plan.size}, {workers} at a time, {asked.settings.cpus} thread(s) each")
+    say(f"time           at most about {duration(seconds)} ({epochs} epochs a task), references aside")
+    say(f"disk           about {2 * count * found.bytes / 1e6:.1f} MB (home and MLflow)")
+    say("nothing was trained")
+
+
+def _first_trial(asked: Asked) -> Trial:
+    values = asked.space.cells()[0] if asked.space.search == "grid" else {}
+    return Trial(with_values(asked.base, values), asked.settings.seeds[0])
+
+
+def local_workers(settings: Settings) -> int:
+    """Packs that run at the same time on this machine."""
+    if settings.executor == "inline":
+        return 1
+    return settings.workers or max((os.cpu_count() or 1) // settings.cpus, 1)

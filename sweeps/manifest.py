@@ -1,0 +1,94 @@
+"""What a sweep was asked, kept beside its journal: so that it can go on by its name alone, and only as the same question."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clcore.benchmarks import Benchmark
+from clcore.errors import UserError
+from sweeps.settings import Settings
+from trackers.record import FORMAT
+
+MANIFEST = "sweep.json"
+
+
+def check_manifest(folder: Path, settings: Settings) -> None:
+    """Sees that a sweep of this name asks the same question.
+
+    Raises:
+        UserError: it asks another; the differences are shown.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    before, now = read_manifest(path)["question"], settings.question()
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in differing)
+        raise UserError(f"sweep {folder.name} was made with other settings ({shown}). Give this one another --name.")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What ``sweep.json`` says.
+
+    Raises:
+        UserError: it is not there or cannot be read.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        found["question"], found["settings"]
+    except FileNotFoundError:
+        raise UserError(f"there is no sweep in {path.parent}.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    return found
+
+
+def write_manifest(folder: Path, settings: Settings, command: str) -> None:
+    """Keeps settings and question, so that ``--resume`` needs no more than the name."""
+    facts = {"format": FORMAT, "question": settings.question(), "settings": settings.model_dump(mode="json"), "command": command}
+    temporary = folder / f"{MANIFEST}.new"
+    temporary.write_text(json.dumps(facts, indent=1))
+    os.replace(temporary, folder / MANIFEST)
+
+
+def sweep_event(settings: Settings, benchmark: Benchmark, command: str) -> dict[str, Any]:
+    """The journal's ``sweep`` event: what is asked, by which code, of which data."""
+    packages = ("clsweep", "torch", "ray", "optuna", "mlflow")
+    return {
+        "format": FORMAT,
+        "name": settings.sweep_name(),
+        "settings": settings.model_dump(mode="json"),
+        "command": command,
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+        "git": _commit(),
+        "method": Path(settings.method).stem,
+        "benchmark": Path(settings.benchmark).stem,
+        "network": settings.network,
+        "scenario": benchmark.scenario,
+        "tasks": len(benchmark.tasks),
+        "data_digest": benchmark.digest,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, where it runs from a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
