@@ -64,7 +64,7 @@ def launch(folder):
             process.kill()
         process.communicate()
     try:
-        wait_for(lambda: not any(map(alive, below)), 30)
+        wait_for(lambda: not any(map(alive, below)), 120)
     finally:
         for pid in filter(alive, below):
             os.kill(pid, signal.SIGKILL)
@@ -100,7 +100,8 @@ def test_the_driver_of_a_ray_sweep_is_killed(folder, launch, undisturbed):
     assert any(name.startswith("ray::") for name in below.values())
     process.kill()
     process.wait()
-    wait_for(lambda: not any(map(alive, below)), 30)  # Ray ends by itself
+    workers = [pid for pid, name in below.items() if "ImplicitFunc" in name]
+    wait_for(lambda: not any(map(alive, workers)), 30)  # Ray ends by itself, its two agents within a minute
     said = outcome(launch("--resume", only_folder(home).name, "--home", home))
     check(home, undisturbed, said)
     assert any(e["attempt"] == 2 for e in events(only_folder(home), "start"))

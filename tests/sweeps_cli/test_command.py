@@ -533,6 +533,7 @@ BAD = {
     "home that is a file": (["--method", "hat", "--home", "nothing.py"], "not a folder"),
     "home below a file": (["--method", "hat", "--home", "nothing.py/runs"], "not a folder"),
     "home that cannot be written": (["--method", "hat", "--home", "/proc/runs"], "cannot be written"),
+    "a home of two lines": (["--method", "hat", "--home", "/proc/two\nlines"], "two lines"),
     "resume of nothing": (["--resume", "hat-grid-12345678"], "no sweep in runs/hat-grid-12345678"),
     "more CPUs than there are": (["--method", "hat", "--cpus", "999"], "at most"),
     "more GPUs than there are": (["--method", "hat", "--gpus-per-trial", "99"], "at most"),
