@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -117,7 +118,7 @@ class Trainer:
         self.method, self.training, self.seed, self.name = method, training, seed, name
         self.optimizer = OPTIMIZERS[training.optimizer]
         self.limit = training.clip or method.clip
-        self.start = packed(self.optimizer.init)
+        self.start = partial(self.optimizer.init, members=1)
 
     def run(
         self, params: Tensors, memory: Tensors, hp: Tensors, lrs: list[float], at: At, train: Pool, check: Pool | None
@@ -164,11 +165,8 @@ class Trainer:
         found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         grads = dict(zip(leaves, found, strict=True))
 
-        def update(*own: Any) -> tuple[Tensors, Tensors]:
-            return self.member_update(*own, at=at)  # type: ignore[misc]
-
         with torch.no_grad():
-            params, state = packed(update)(grads, params, state, memory, hp, lr)
+            params, state = self._update(grads, params, state, memory, hp, lr, at)
         return params, state, losses.detach()
 
     def losses(self, params: Tensors, memory: Tensors, hp: Tensors, batch: Batch, at: At) -> Tensor:
@@ -180,20 +178,30 @@ class Trainer:
         result: Tensor = packed(one, shared=3)(params, memory, hp, batch.inputs, batch.labels, batch.tasks)
         return result
 
-    def member_update(
+    def _update(
         self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, at: At
     ) -> tuple[Tensors, Tensors]:
-        """One member's parameters and optimiser state after a step with ``grads``."""
+        """The pack's parameters and optimiser state after a step with ``grads``."""
         grads = add_decay(grads, params, self.training.weight_decay)
+        if overrides(self.method, "condition"):
+            grads = packed(partial(self._conditioned, at=at))(grads, params, state, memory, hp, lr)
+        grads = clip_by_norm(grads, self.limit, members=1)
+        params, state = self.optimizer.update(grads, state, params, lr, self.training.momentum)
+        return packed(self.method.constrain)(params) if overrides(self.method, "constrain") else params, state
 
+    def _conditioned(
+        self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, at: At
+    ) -> Tensors:
         def preview(raw: Tensors) -> Tensors:
             moves, _ = self.optimizer.direction(raw, state, self.training.momentum)
             return {name: -lr * move for name, move in moves.items()}
 
-        grads = self.method.condition(grads, params, memory, hp, at, preview)
-        grads = clip_by_norm(grads, self.limit)
-        params, state = self.optimizer.update(grads, state, params, lr, self.training.momentum)
-        return self.method.constrain(params), state
+        return self.method.condition(grads, params, memory, hp, at, preview)
+
+
+def overrides(method: Method, function: str) -> bool:
+    """Whether a method has its own version of a function of the contract, so that the default need not be run."""
+    return getattr(type(method), function) is not getattr(Method, function)
 
 
 class Run:

@@ -1,7 +1,7 @@
 """A question in full, checked; the plan that answers it; and what that would cost."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,12 @@ class Asked:
         return self.settings.home / self.settings.sweep_name()
 
     @property
+    def like(self) -> Pack:
+        """A pack without members: threads, device and data folder of all of them."""
+        data_dir = str(self.settings.data_dir.absolute()) if self.settings.data_dir else None
+        return Pack((), self.settings.cpus, self.device, data_dir)
+
+    @property
     def configurations(self) -> int:
         """How many configurations are asked for."""
         return len(self.space.cells()) if self.space.search == "grid" else self.settings.trials or DEFAULT_TRIALS
@@ -68,24 +74,30 @@ def ask(settings: Settings) -> Asked:
         raise UserError("--space tpe chooses on validation data, and --set validation=none leaves none.")
     asked = Asked(settings, space, base, benchmark, device)
     check_manifest(asked.folder, settings)
-    _first_trial(asked).configuration  # noqa: B018 - a grid value that cannot be is found here
+    for trial in _kinds(asked):
+        replace(asked.like, trials=(trial,)).learner()  # what cannot be learned is refused here, before anything is written
     return asked
+
+
+def _kinds(asked: Asked) -> list[Trial]:
+    """One trial of each structure in the space."""
+    cells = asked.space.cells() if asked.space.search == "grid" else [{}]
+    trials = [Trial(with_values(asked.base, cell), asked.settings.seeds[0]) for cell in cells]
+    return list({trial.configuration.structure: trial for trial in trials}.values())
 
 
 def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
     """Pack size and the rest, with the pilot it rests on."""
     settings = asked.settings
-    data_dir = str(settings.data_dir.absolute()) if settings.data_dir else None
-    like = Pack((), settings.cpus, asked.device, data_dir)
     batch = asked.configurations if asked.space.search == "grid" else -(-asked.configurations // ROUNDS)
     share = -(-batch // max(workers // len(settings.seeds), 1))
     most = share if settings.pack == "auto" else min(int(settings.pack), batch)
-    found = pilot(settings.home, _first_trial(asked), most, like)
+    found = pilot(settings.home, _kinds(asked)[0], most, asked.like)
     size = found.size if settings.pack == "auto" else int(settings.pack)
-    wanted = settings.references and Path(settings.method).stem not in REFERENCES
-    references = tuple(base_configuration(settings, method) for method in REFERENCES) if wanted else ()
+    compared = Path(settings.method).stem not in REFERENCES
+    references = tuple(base_configuration(settings, method) for method in REFERENCES) if compared else ()
     trials = asked.configurations * len(settings.seeds)
-    return Plan(asked.base, settings.seeds, references, size, batch, trials, workers, like), found
+    return Plan(asked.base, settings.seeds, references, settings.references, size, batch, trials, workers, asked.like), found
 
 
 def dry_run(asked: Asked, console: Console) -> None:
@@ -104,11 +116,6 @@ def dry_run(asked: Asked, console: Console) -> None:
     say(f"time           at most about {duration(seconds)} ({epochs} epochs a task), references aside")
     say(f"disk           about {2 * count * found.bytes / 1e6:.1f} MB (home and MLflow)")
     say("nothing was trained")
-
-
-def _first_trial(asked: Asked) -> Trial:
-    values = asked.space.cells()[0] if asked.space.search == "grid" else {}
-    return Trial(with_values(asked.base, values), asked.settings.seeds[0])
 
 
 def local_workers(settings: Settings) -> int:

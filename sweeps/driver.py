@@ -33,21 +33,23 @@ class Plan:
     Attributes:
         base: the configuration that searched values replace parts of.
         seeds: of every configuration.
-        references: methods run once a seed for the forgetting ratio.
+        references: what the forgetting ratio compares with, used where the home has it.
+        run_references: whether it is run, once a seed, where the home has it not.
         size: most members of a pack.
         batch: configurations asked for at a time.
         trials: trials asked for in all, references aside.
-        workers: packs that run at the same time.
+        shares: packs that a group of equal trials is cut into at least.
         like: threads, device and data folder of every pack.
     """
 
     base: Configuration
     seeds: tuple[int, ...]
     references: tuple[Configuration, ...]
+    run_references: bool
     size: int
     batch: int
     trials: int
-    workers: int
+    shares: int
     like: Pack
 
 
@@ -90,7 +92,9 @@ class Sweep:
             self.queue.append((replace(self.plan.like, trials=trials, threads=left.plan["threads"]), left.checkpoint))
         sampled = self._sampled_before()
         references = [Trial(c, seed, role="reference") for seed in self.plan.seeds for c in self.plan.references]
-        self._enqueue([t for t in [*references, *sampled] if self._open(t)])
+        missing = [t for t in references if self._open(t)]
+        self._enqueue([*(missing if self.plan.run_references else []), *(t for t in sampled if self._open(t))])
+        self._write_rho()
         for group in self._numbers.values():
             self._told(group)  # an earlier driver may have died between the journal and the study
         self._ask()
@@ -165,7 +169,7 @@ class Sweep:
 
     def _enqueue(self, trials: list[Trial]) -> None:
         """Plans packs and writes the plan before anything starts; references first, since they are the longest."""
-        for pack in make_packs(trials, self.plan.size, self.plan.workers, self.plan.like):
+        for pack in make_packs(trials, self.plan.size, self.plan.shares, self.plan.like):
             entries = [trial.entry() for trial in pack.trials]
             self.entries |= {entry["trial"]: entry for entry in entries}
             self.planned |= {entry["trial"] for entry in entries}

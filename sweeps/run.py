@@ -48,8 +48,8 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     trials: Annotated[int | None, _option("--trials", COST, "configurations of a sampled space", "20")] = None,
     seeds: Annotated[str | None, _option("--seeds", COST, "how many (3: 0,1,2), or which (4,7 or 4,)", "1")] = None,
     references: Annotated[bool | None, typer.Option(
-        "--references/--no-references", rich_help_panel=COST, show_default="references",
-        help="run joint training and random guessing once a seed, for HAT's forgetting ratio",
+        "--references/--no-references", rich_help_panel=COST, show_default="no-references",
+        help="run joint training and random guessing once a seed where the home lacks them, for HAT's forgetting ratio",
     )] = None,
     time_budget: Annotated[float | None, _option("--time-budget", COST, "seconds after which nothing new starts", "none")] = None,
     home: Annotated[Path | None, _option("--home", WHERE, "folder of all sweeps and of their MLflow record", "runs")] = None,

@@ -5,7 +5,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ def run(asked: Asked, console: Console, command: str) -> int:
         UserError: another process runs this sweep, or the cluster or the store cannot be reached; nothing was started.
     """
     settings, folder = asked.settings, asked.folder
-    with preflight.only_one(folder), _executor(asked) as workers:
+    with preflight.only_one(folder), _tracking(asked) as ready, _executor(asked) as workers:
         plan, found = make_plan(asked, workers)
-        publisher = _publisher(asked)
+        publisher = ready()
         write_manifest(folder, settings, command)
         _log_to(folder / LOG)
         journal = Journal(folder / JOURNAL)
@@ -68,6 +69,19 @@ def _executor(asked: Asked) -> Iterator[int]:
         return
     with ray_session(settings, local_workers(settings), asked.folder / LOG):
         yield settings.workers or cluster_workers(settings)
+
+
+@contextlib.contextmanager
+def _tracking(asked: Asked) -> Iterator[Callable[[], Any]]:
+    """Yields what gives the publisher. Importing MLflow and opening its store take seconds: they pass while Ray starts.
+
+    A cluster of the user's is joined first: where it cannot be, no store is made.
+    """
+    if asked.settings.address is not None:
+        yield lambda: _publisher(asked)
+        return
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        yield aside.submit(_publisher, asked).result
 
 
 def _publisher(asked: Asked) -> Any:

@@ -55,7 +55,7 @@ class Settings(BaseModel):
     seeds: tuple[int, ...] = (0,)
     trials: int | None = Field(None, ge=1)
     pack: str = "auto"
-    references: bool = True
+    references: bool = False
     executor: str = "ray"
     device: str = "auto"
     cpus: int = Field(1, ge=1)
@@ -115,7 +115,7 @@ class Settings(BaseModel):
 
 
 QUESTION = (
-    "method", "space", "benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "seeds", "references",
+    "method", "space", "benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "seeds",
 )  # fmt: skip
 
 

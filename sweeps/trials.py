@@ -194,15 +194,15 @@ def build_benchmark(configuration: Configuration, seed: int, data_dir: str | Non
     return benchmarks.build(configuration.benchmark["name"], options, seed, Path(data_dir) if data_dir else None)
 
 
-def make_packs(trials: Iterable[Trial], size: int, workers: int, make: Pack) -> list[Pack]:
+def make_packs(trials: Iterable[Trial], size: int, shares: int, make: Pack) -> list[Pack]:
     """Groups trials into packs of equal structure and seed.
 
-    Each group is cut into packs of about the same size, at most ``size``, and into as many as there are workers to share it.
+    Each group is cut into packs of about the same size, at most ``size``, and into enough for every worker to get one.
 
     Args:
         trials: what is to run.
         size: most members of a pack.
-        workers: packs that run at the same time.
+        shares: packs that there should be at least, over all groups.
         make: a pack whose threads, device and data folder the others take.
     """
     groups: dict[tuple[str, int], list[Trial]] = {}
@@ -211,7 +211,7 @@ def make_packs(trials: Iterable[Trial], size: int, workers: int, make: Pack) -> 
     packs: list[Pack] = []
     for group in groups.values():
         limit = size if METHODS.get(group[0].configuration.method).packable else 1
-        count = max(-(-len(group) // limit), min(-(-workers // len(groups)), len(group)))
+        count = max(-(-len(group) // limit), min(-(-shares // len(groups)), len(group)))
         packs += [dataclasses.replace(make, trials=tuple(part)) for part in _even(group, count)]
     return packs
 

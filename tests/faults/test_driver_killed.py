@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 
 GRID = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
 #: Packs of two that take some seconds each, so that there is a middle to be killed in.
-TFM = shlex.split("--method tfm --space tfm.toml --tasks 4 --network mlp:16 --set epochs=40 --set lr=0.2 --pack 2")
+TFM = shlex.split("--method tfm --space tfm.toml --tasks 4 --network mlp:16 --set epochs=40 --set lr=0.2 --pack 2 --references")
 INLINE = [*TFM, "--executor", "inline"]
 RAY = [*TFM, "--workers", "2"]
 

@@ -32,7 +32,7 @@ class Rig:
         others = tuple(base_configuration(settings, method) for method in ("joint", "random")) if references else ()
         search = search or Grid(SIX)
         trials = (search.trials if hasattr(search, "trials") else 6) * len(seeds)
-        plan = Plan(base, tuple(seeds), others, size, batch, trials, workers, Pack((), 1, "cpu", None))
+        plan = Plan(base, tuple(seeds), others, references, size, batch, trials, workers, Pack((), 1, "cpu", None))
         journal = Journal(self.home / name / "journal.jsonl")
         facts = {"settings": {}, "command": "", "versions": {}, "git": None, "method": "hat", "benchmark": "split-digits"}
         more = {"network": "mlp:4", "scenario": "task-il", "tasks": TASKS, "data_digest": "d"}

@@ -52,7 +52,7 @@ def grid(tmp_path_factory, migrated):
     """A grid sweep through ``python sweeps/run.py`` with a relative home, as a person types it."""
     folder = tmp_path_factory.mktemp("grid sweep")  # a space in every path
     (folder / "cells.toml").write_text(CELLS)
-    said = outcome(start(*HAT, "--space", "cells.toml", "--home", "my runs", cwd=folder))
+    said = outcome(start(*HAT, "--space", "cells.toml", "--references", "--home", "my runs", cwd=folder))
     return folder, said
 
 
@@ -171,7 +171,7 @@ def test_the_same_call_again_skips_all(grid, monkeypatch, capsys):
     sweep = only_folder(folder / "my runs")
     before, finished = matrices(sweep), (folder / "my runs" / "pilots.json").read_bytes()
     _, runs = runs_in(folder / "my runs")
-    said = in_process([*HAT, "--space", "cells.toml", "--home", "my runs"], monkeypatch, capsys)
+    said = in_process([*HAT, "--space", "cells.toml", "--references", "--home", "my runs"], monkeypatch, capsys)
     assert said.code == 0
     assert said.ledger == {"trials": 4, "done": 0, "skipped": 4, "failed": 0, "reference": 2}
     assert len(events(sweep, "done")) == 6
@@ -322,7 +322,7 @@ def test_files_of_ones_own(cli, home, tmp_path):
     for name, text in (("shrink.py", METHOD_FILE), ("mine.py", BENCHMARK_FILE), ("net.py", NETWORK_FILE)):
         (tmp_path / name).write_text(text)
     words = ["--method", "shrink.py", "--benchmark", "mine.py", "--network", "net.py:9", "--executor", "inline", "--tasks", "2"]
-    words += ["--set", "epochs=2", "--home", home]
+    words += ["--set", "epochs=2", "--home", home, "--references"]
     said = cli(*words)
     assert said.code == 0, said.err
     assert said.ledger == {"trials": 2, "done": 2, "skipped": 0, "failed": 0, "reference": 2}
@@ -359,7 +359,7 @@ def test_pack_is_solo(cli, tmp_path):
 
 
 def test_a_stopped_sweep_is_resumed(cli, home, cells, tmp_path):
-    whole = [*HAT, "--space", cells, "--pack", "1"]
+    whole = [*HAT, "--space", cells, "--pack", "1", "--references"]
     assert cli(*whole, "--home", tmp_path / "whole").code == 0
     stopped = cli(*whole, "--home", home, "--time-budget", "0.000001")
     assert stopped.code == 0

@@ -10,7 +10,7 @@ from sweep_kit import events, matrices, only_folder, outcome, record_of, reports
 
 GRID = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
 #: Four packs of two or three, the references included; each takes a second or two.
-TFM = shlex.split("--method tfm --space tfm.toml --tasks 3 --network mlp:16 --set epochs=12 --set lr=0.2 --pack 2")
+TFM = shlex.split("--method tfm --space tfm.toml --tasks 3 --network mlp:16 --set epochs=12 --set lr=0.2 --pack 2 --references")
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def test_benchmark_options_carry_every_option():
     [
         {"trials": 3}, {"cpus": 2}, {"home": "elsewhere"}, {"workers": 2}, {"pack": "4"}, {"executor": "inline"},
         {"time_budget": 9.0}, {"data_dir": "data"}, {"tracking_uri": "http://x"}, {"device": "cpu"}, {"address": "auto"},
+        {"references": True},
     ],
 )  # fmt: skip
 def test_how_and_where_do_not_name_another_sweep(values):
@@ -105,7 +106,7 @@ def test_how_and_where_do_not_name_another_sweep(values):
     [
         {"method": "tfm"}, {"space": "tpe"}, {"benchmark": "permuted-digits"}, {"network": "mlp:9"}, {"scenario": "class-il"},
         {"tasks": 3}, {"classes_per_task": 3}, {"larger_first_task": 4}, {"seeds": (1,)}, {"seeds": (0, 1)},
-        {"assign": {"lr": "0.1"}}, {"references": False},
+        {"assign": {"lr": "0.1"}},
     ],
 )  # fmt: skip
 def test_what_decides_results_names_another_sweep(values):
