@@ -34,8 +34,7 @@ RETRIES = 3
 @contextmanager
 def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[None]:
     """A Ray of our own on loopback, or a connection to an existing one; its chatter goes to the log file."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    prepare_environment()
     import ray
 
     _quiet(log_file)
@@ -52,6 +51,12 @@ def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[No
             yield
         finally:
             ray.shutdown()
+
+
+def prepare_environment() -> None:
+    """Sets what Ray and Tune read at import, where the user has not; needed before either is imported."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
 
 def cluster_workers(settings: Settings) -> int:

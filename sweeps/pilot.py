@@ -14,9 +14,9 @@ from clcore.trainer import EVAL_BATCH
 from sweeps.settings import digest
 from sweeps.trials import Pack, Trial
 
-SIZES = (1, 4, 16, 64)
+SIZES = (1, 16, 64)
 #: Steps before the clock starts, and seconds that each size is measured for.
-WARM_UP, SECONDS = 3, 0.2
+WARM_UP, SECONDS = 3, 0.1
 #: Packing must be this much cheaper per member than running alone.
 GAIN = 1.2
 #: The states of a pack's members may take this many bytes together; steps need a few times as much.

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sweeps.closing import LOG, close
 from sweeps.driver import Sweep
 from sweeps.inline import run_inline
 from sweeps.manifest import sweep_event, write_manifest
-from sweeps.on_ray import cluster_workers, ray_session, run_on_ray
+from sweeps.on_ray import cluster_workers, prepare_environment, ray_session, run_on_ray
 from sweeps.progress import Display
 from sweeps.search import Grid, Search, Study
 from sweeps.spaces import describe
@@ -81,7 +82,11 @@ def _tracking(asked: Asked) -> Iterator[Callable[[], Any]]:
         yield lambda: _publisher(asked)
         return
     with ThreadPoolExecutor(max_workers=1) as aside:
-        yield aside.submit(_publisher, asked).result
+        ready = aside.submit(_publisher, asked)
+        if asked.settings.executor == "ray":
+            prepare_environment()
+            aside.submit(import_module, "sweeps.tune_hooks")  # Tune's import takes a second too
+        yield ready.result
 
 
 def _publisher(asked: Asked) -> Any:
