@@ -1,7 +1,7 @@
 """Optimisers as pure functions, of one member or of a whole pack with a learning rate of each member's own.
 
-Whatever there is one of a member (rate, steps, norm) has no dimension for one member and shape [members] for a pack; outside
-of vmap the pack's elementwise work costs a third of what it costs inside.
+What there is one of for each member (rate, steps, norm) has no dimension for one member and shape [members] for a pack, so the
+same elementwise functions serve both.
 
 The formulas and their order of operations are torch.optim's; ``tests/test_optim.py`` holds them to it.
 """
