@@ -215,11 +215,10 @@ class Run:
         reads = trainer.method.reads
         self.memory = memory if reads is None else {n: t for n, t in memory.items() if n.startswith(reads)}
         self.state: Tensors = trainer.start(params)
-        self.members = len(lrs)
-        self.active = list(range(self.members))
+        self.active = list(range(len(lrs)))
         self.plateau = Plateau(trainer.training, list(lrs))
         self.kept = {name: tensor.clone() for name, tensor in params.items()}
-        self.outcome = Outcome(self.kept, [0] * self.members, [float("nan")] * self.members)
+        self.outcome = Outcome(self.kept, [0] * len(lrs), [float("nan")] * len(lrs))
         self.steps = 0
         self._reset()
 

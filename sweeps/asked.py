@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -52,6 +52,13 @@ class Asked:
         data_dir = str(self.settings.data_dir.absolute()) if self.settings.data_dir else None
         return Pack((), self.settings.cpus, self.device, data_dir)
 
+    @cached_property
+    def kinds(self) -> list[Trial]:
+        """One trial of each structure in the space: the last of its cells."""
+        cells = self.space.cells() if self.space.search == "grid" else [{}]
+        trials = [Trial(with_values(self.base, cell), self.settings.seeds[0]) for cell in cells]
+        return list({trial.configuration.structure: trial for trial in trials}.values())
+
     @property
     def configurations(self) -> int:
         """How many configurations are asked for."""
@@ -74,16 +81,9 @@ def ask(settings: Settings) -> Asked:
         raise UserError("--space tpe chooses on validation data, and --set validation=none leaves none.")
     asked = Asked(settings, space, base, benchmark, device)
     check_manifest(asked.folder, settings)
-    for trial in _kinds(asked):
+    for trial in asked.kinds:
         replace(asked.like, trials=(trial,)).learner()  # what cannot be learned is refused here, before anything is written
     return asked
-
-
-def _kinds(asked: Asked) -> list[Trial]:
-    """One trial of each structure in the space."""
-    cells = asked.space.cells() if asked.space.search == "grid" else [{}]
-    trials = [Trial(with_values(asked.base, cell), asked.settings.seeds[0]) for cell in cells]
-    return list({trial.configuration.structure: trial for trial in trials}.values())
 
 
 def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
@@ -92,7 +92,7 @@ def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
     batch = asked.configurations if asked.space.search == "grid" else -(-asked.configurations // ROUNDS)
     share = -(-batch // max(workers // len(settings.seeds), 1))
     most = share if settings.pack == "auto" else min(int(settings.pack), batch)
-    found = pilot(settings.home, _kinds(asked)[0], most, asked.like)
+    found = pilot(settings.home, asked.kinds[0], most, asked.like)
     size = found.size if settings.pack == "auto" else int(settings.pack)
     compared = Path(settings.method).stem not in REFERENCES
     references = tuple(base_configuration(settings, method) for method in REFERENCES) if compared else ()

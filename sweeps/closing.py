@@ -43,7 +43,7 @@ def close(
     lines = [report.ledger_line(ledger, references)]
     if not published:
         lines.append(f"MLflow at {asked.settings.tracking} could not be brought up to date; the journal has everything.")
-    lines += _next_steps(sweep, asked, rows, experiment)
+    lines += _next_steps(asked, record, rows, experiment)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return _exit_code(sweep, console, stopped, ledger)
@@ -61,15 +61,14 @@ def _write_end(sweep: Sweep, record: SweepRecord, stopped: str | None) -> list[d
     return rows
 
 
-def _next_steps(sweep: Sweep, asked: Asked, rows: list[dict[str, Any]], experiment: str | None) -> list[str]:
+def _next_steps(asked: Asked, record: SweepRecord, rows: list[dict[str, Any]], experiment: str | None) -> list[str]:
     settings = asked.settings
-    lines = [f"files          {sweep.folder}"]
+    lines = [f"files          {asked.folder}"]
     lines.append(f"open the UI    {report.ui_command(settings)}")
     base = settings.tracking if settings.tracking.startswith("http") else "http://127.0.0.1:5000"
     if experiment:
         lines.append(f"  then         {deep_link(base, experiment)}")
     if rows:
-        record = report.with_links(sweep)
         best = record.trials[rows[0]["trials"].split()[0]]
         varied = [*asked.space.values, *asked.space.ranges]
         lines.append(f"repeat best    {report.repeat_command(settings, best, varied)}")

@@ -11,7 +11,7 @@ from rich.table import Table
 from sweeps.driver import Sweep
 from sweeps.settings import Settings
 from trackers.artifacts import write_leaderboard
-from trackers.describe import describe, resume_command
+from trackers.describe import describe
 from trackers.labels import show, varying_in
 from trackers.pictures import draw_curves, draw_matrix
 from trackers.record import SweepRecord, TrialRecord
@@ -114,15 +114,3 @@ def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> 
 
 def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-__all__ = [
-    "first_failure",
-    "ledger_line",
-    "print_table",
-    "repeat_command",
-    "resume_command",
-    "ui_command",
-    "with_links",
-    "write_report",
-]

@@ -7,16 +7,6 @@ from sweep_kit import CELLS, in_process
 from sweeps import report
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    """An MLflow database with its schema; making one takes over a second, copying it nothing."""
-    from trackers.mlflow_store import open_store
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    open_store(f"sqlite:///{path}", path.parent)
-    return path
-
-
 @pytest.fixture
 def home(tmp_path, migrated):
     """A home folder that is ready to be recorded in."""

@@ -13,16 +13,6 @@ def sweep(tmp_path):
     made.journal.close()
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    """An MLflow database with its schema; making one takes over a second, copying it nothing."""
-    from trackers.mlflow_store import open_store
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    open_store(f"sqlite:///{path}", path.parent)
-    return path
-
-
 @pytest.fixture
 def uri(migrated, tmp_path):
     (tmp_path / "home").mkdir(exist_ok=True)
