@@ -105,3 +105,8 @@ def test_importing_the_learner_imports_nothing_heavy():
     done = python(f"import sys; before = set(sys.modules); import torch; with_torch = set(sys.modules); import clcore.learner; "
                   f"print([n for n in {heavy!r} if n in sys.modules and n not in with_torch])")  # fmt: skip
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_no_folder_of_tests_hides_a_room():
+    """Pytest puts ``tests/`` on the path: a folder there with a room's name would be imported in the room's place."""
+    assert not {path.name for path in (ROOT / "tests").rglob("*")} & {"clcore", "trackers", "sweeps", "cluster"}
