@@ -60,13 +60,7 @@ class Evaluator:
         return right
 
     def _inferred(self, memory: Tensors, hp: Tensors, inputs: Tensor, labels: Tensor, at: At, learned: Sequence[At]) -> Tensor:
-        def answers(m: Tensors, h: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
-            tasks = self.method.infer_task(m, h, x, learned)
-            weights = [self.method.effective_weights({}, m, h, past) for past in learned]
-            decided = torch.stack([self.method.decide(self.method.logits(w, x, p)) for w, p in zip(weights, learned, strict=True)])
-            return tasks, decided.gather(0, tasks[None])[0]
-
-        tasks, classes = packed(answers, shared=1)(memory, hp, inputs)
+        tasks, classes = packed(lambda m, h, x: self.method.answers(m, h, x, learned), shared=1)(memory, hp, inputs)
         right = classes == labels
         if self.method.layout.scenario == "class-il":
             right &= tasks == at.task

@@ -137,11 +137,11 @@ class Learner:
         at, memory, params = self.begin(at, memory, hp, name)
         outcome = Outcome(params, [0] * len(lrs), [float("nan")] * len(lrs))
         for stage in self.method.stages(at):
-            trainer = Trainer(self.method, self.training, self.seed, (at.task, name, stage.name))
+            trainer = Trainer(self.method, self.training, self.seed, (at.task, name, stage.name), stage.trains)
             train = stage_pool(stage, {t.index: t.train for t in self.benchmark.tasks}, self.dtype)
             check = stage_pool(stage, {t.index: t.validation for t in self.benchmark.tasks}, self.dtype)
             assert train is not None
-            for said in trainer.run(outcome.params, memory, hp, lrs, at, train, check):
+            for said in trainer.run(outcome.params, memory, hp, lrs, replace(at, stage=stage.name), train, check):
                 if isinstance(said, Outcome):
                     outcome = said
                 else:
@@ -216,13 +216,14 @@ class Learner:
         validation = torch.full((len(self.alive), len(tasks)), float("nan"), dtype=torch.float64)
         test = validation.clone()
         learned = [replace(at, seen=self.seen) for at in self.learned]
+        every = self.seen % self.training.evaluate_every == 0 or self.seen == len(tasks)
         for task in tasks:
-            if task.index < self.seen:
+            if task.index < self.seen and (every or task.index == self.seen - 1):
                 now: tuple[Any, ...] = ({}, self.memory, self.hp, learned[task.index], learned)
                 if task.validation is not None:
                     validation[:, task.index] = self.evaluator.accuracy(task.validation, *now)
                 test[:, task.index] = self.evaluator.accuracy(self.benchmark.test(task.index), *now)
-            elif task.index == self.seen or self.seen == 0:
+            elif task.index == self.seen or (self.seen == 0 and self.training.evaluate_every == 1):
                 test[:, task.index] = self._untrained(task.index)
         return validation, test
 

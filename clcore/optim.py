@@ -6,7 +6,7 @@ same elementwise functions serve both.
 The formulas and their order of operations are torch.optim's; ``tests/test_optim.py`` holds them to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 
-ADAM_BETAS = (0.9, 0.999)
+ADAM_BETA2 = 0.999
 ADAM_EPS = 1e-8
 RMSPROP_ALPHA = 0.99
 RMSPROP_EPS = 1e-8
@@ -27,7 +27,7 @@ class Optimizer:
     Attributes:
         slots: names of the tensors it keeps for each parameter.
         step: (gradient, slots of that parameter, number of this step from 1, momentum) -> (what is multiplied by the
-            learning rate and subtracted, new slots).
+            learning rate and subtracted, new slots). Adam takes momentum for its beta1.
     """
 
     slots: tuple[str, ...]
@@ -49,10 +49,12 @@ class Optimizer:
             after |= {f"{slot}.{name}": tensor for slot, tensor in slots.items()}
         return moves, after
 
-    def update(self, grads: Tensors, state: Tensors, params: Tensors, lr: Tensor, momentum: float) -> tuple[Tensors, Tensors]:
-        """Parameters and state after one step."""
+    def update(
+        self, grads: Tensors, state: Tensors, params: Tensors, rates: Mapping[str, Tensor], momentum: float
+    ) -> tuple[Tensors, Tensors]:
+        """Parameters and state after one step; ``rates`` holds the learning rate of every parameter that has a gradient."""
         moves, state = self.direction(grads, state, momentum)
-        return {n: p - per_member(lr, p) * moves[n] if n in moves else p for n, p in params.items()}, state
+        return {n: p - per_member(rates[n], p) * moves[n] if n in moves else p for n, p in params.items()}, state
 
 
 def _sgd(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
@@ -65,9 +67,9 @@ def _momentum(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> t
 
 
 def _adam(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
-    first = ADAM_BETAS[0] * slots["first"] + (1 - ADAM_BETAS[0]) * grad
-    second = ADAM_BETAS[1] * slots["second"] + (1 - ADAM_BETAS[1]) * grad * grad
-    unbias_first, unbias_second = (per_member(1 - beta**steps, grad) for beta in ADAM_BETAS)
+    first = momentum * slots["first"] + (1 - momentum) * grad
+    second = ADAM_BETA2 * slots["second"] + (1 - ADAM_BETA2) * grad * grad
+    unbias_first, unbias_second = (per_member(1 - beta**steps, grad) for beta in (momentum, ADAM_BETA2))
     scale = second.sqrt() / unbias_second.sqrt() + ADAM_EPS
     return first / unbias_first / scale, {"first": first, "second": second}
 

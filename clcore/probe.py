@@ -45,11 +45,11 @@ def probe(learner: Learner, warm_up: int, seconds: float) -> Probe:
     train = stage_pool(stages[0], {0: learner.benchmark.tasks[0].train}, learner.dtype)
     check = stage_pool(stages[0], {0: learner.benchmark.tasks[0].validation}, learner.dtype)
     assert train is not None
-    trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",))
+    trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",), stages[0].trains)
     run = Run(trainer, params, memory, learner.hp, [member.lr for member in learner.members])
     batch_size = learner.training.batch_size
     batch = train.batch(torch.arange(min(batch_size, len(train)), device=train.device))
-    now = replace(at, progress=0.5, consumed=0.5)
+    now = replace(at, progress=0.5, consumed=0.5, stage=stages[0].name, epochs=learner.training.epochs)
     step = _time_steps(lambda: run.step(batch, now), warm_up, seconds)
     begun = time.perf_counter()
     if check is not None:

@@ -1,6 +1,7 @@
 """Training without a sweep: from names to a learner, and from a learner to its reports."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from clcore import benchmarks, hyper, networks
 from clcore.benchmarks import Benchmark, BenchmarkOptions
 from clcore.learner import Learner
 from clcore.methods import METHODS, Layout
-from clcore.networks import Network
+from clcore.networks import Network, NetworkOptions
 from clcore.pack import Member
 from clcore.report import Report
 from clcore.training import Training
@@ -32,14 +33,37 @@ def make_learner(
         UserError: an unknown name, a bad value, or members that differ in what a pack must have in common.
     """
     cls = METHODS.get(method)
-    settings: Training = hyper.build(Training, training)
+    settings: Training = hyper.build(Training, {**preferred(method, Training), **training})
     pack = []
     for member in members:
         own = {name: value for name, value in member.items() if name != "lr"}
         lr = hyper.convert(Training, "lr", member.get("lr", settings.lr))
         pack.append(Member(hyper.build(cls.Hyper, own), lr))
-    layout = Layout(benchmark.scenario, tuple(len(task.classes) for task in benchmark.tasks))
-    return Learner(cls(pack[0].hyper, network, layout), benchmark, pack, settings, seed)
+    return Learner(cls(pack[0].hyper, network, layout_of(benchmark)), benchmark, pack, settings, seed)
+
+
+def layout_of(benchmark: Benchmark) -> Layout:
+    """What a method may know of a benchmark."""
+    split = benchmark.tasks[0].train
+    low, high = ((value - split.mean) / split.std for value in (0.0, 1.0))  # raw values are at most the scale
+    return Layout(benchmark.scenario, tuple(len(task.classes) for task in benchmark.tasks), low, high)
+
+
+def preferred(method: str, declaration: type) -> dict[str, Any]:
+    """A method's own defaults (:attr:`Method.defaults`) for the fields of a settings dataclass.
+
+    Raises:
+        UnknownName: no such method.
+    """
+    known = hyper.knobs(declaration)
+    return {name: value for name, value in METHODS.get(method).defaults.items() if name in known}
+
+
+def network_options(method: str, **settings: Any) -> NetworkOptions:
+    """Options of a network for a method: its own defaults, and ``settings`` before them."""
+    known = {field.name for field in fields(NetworkOptions)}
+    own = {name: value for name, value in METHODS.get(method).defaults.items() if name in known}
+    return NetworkOptions(**{**own, **settings})
 
 
 def train(
@@ -69,6 +93,6 @@ def train(
         UserError: an unknown name or a bad value.
     """
     made = benchmarks.build(benchmark, BenchmarkOptions(), seed, data_dir)
-    net = networks.build(network, made.input_shape, seed)
+    net = networks.build(network, made.input_shape, seed, network_options(method))
     learner = make_learner(method, members, made, net, training, seed)
     return [said for said in learner.run() if isinstance(said, Report)]

@@ -1,6 +1,6 @@
 """One stage of one task: a pack trained to its end. The loop every method shares."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clcore.benchmarks import Split
-from clcore.methods.base import At, Batch, Method, Stage, Tensors
+from clcore.methods.base import STATE, At, Batch, Method, Stage, Tensors
+from clcore.networks.norm import recording
 from clcore.optim import OPTIMIZERS, add_decay, clip_by_norm
 from clcore.pack import packed, select
 from clcore.randomness import numpy_stream, torch_stream
@@ -18,6 +19,8 @@ from clcore.training import Plateau, Training
 
 #: Rows of a batch where nothing is learned; larger ones gain nothing on a CPU and cost memory in a pack.
 EVAL_BATCH = 1024
+#: Share of the newest batch in running statistics (torch's default; SupSup's and HNET's code).
+MOMENTUM = 0.1
 
 
 class Pool:
@@ -112,13 +115,23 @@ class Trainer:
         training: settings; each member has its own learning rate.
         seed: the trial's seed.
         name: prefix of the stage's random streams.
+        trains: prefixes of the parameters it trains; None: all.
     """
 
-    def __init__(self, method: Method, training: Training, seed: int, name: tuple[str | int, ...]) -> None:
-        self.method, self.training, self.seed, self.name = method, training, seed, name
+    def __init__(
+        self, method: Method, training: Training, seed: int, name: tuple[str | int, ...], trains: tuple[str, ...] | None = None
+    ) -> None:
+        self.method, self.training, self.seed, self.name, self.trains = method, training, seed, name, trains
         self.optimizer = OPTIMIZERS[training.optimizer]
         self.limit = training.clip or method.clip
-        self.start = partial(self.optimizer.init, members=1)
+
+    def start(self, params: Tensors) -> Tensors:
+        """A fresh optimiser state for the parameters that are trained."""
+        return self.optimizer.init(self.trained(params), members=1)
+
+    def trained(self, params: Tensors) -> Tensors:
+        """Those of ``params`` that the stage trains."""
+        return {n: p for n, p in params.items() if not n.startswith(STATE) and (self.trains is None or n.startswith(self.trains))}
 
     def run(
         self, params: Tensors, memory: Tensors, hp: Tensors, lrs: list[float], at: At, train: Pool, check: Pool | None
@@ -160,41 +173,51 @@ class Trainer:
         Returns:
             Parameters, optimiser state, and each member's loss before the step, shape [members].
         """
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-        losses = self.losses(leaves, memory, hp, batch, at)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.trained(params).items()}
+        losses, seen = self.losses({**params, **leaves}, memory, hp, batch, at)
         found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         grads = dict(zip(leaves, found, strict=True))
 
         with torch.no_grad():
-            params, state = self._update(grads, params, state, memory, hp, lr, at)
+            params, state = self._update(grads, params, state, memory, hp, self.rates(grads, hp, lr), at)
+            params = {**params, **{n: torch.lerp(params[n], s, MOMENTUM) for n, s in seen.items() if n in params}}
         return params, state, losses.detach()
 
-    def losses(self, params: Tensors, memory: Tensors, hp: Tensors, batch: Batch, at: At) -> Tensor:
-        """Each member's loss on one batch, shape [members]."""
+    def losses(self, params: Tensors, memory: Tensors, hp: Tensors, batch: Batch, at: At) -> tuple[Tensor, Tensors]:
+        """Each member's loss on one batch, shape [members], and what its normalisations saw, by name of their state."""
+        norms = self.method.network.norm_modules
 
-        def one(p: Tensors, m: Tensors, h: Tensors, *data: Any) -> Tensor:
-            return self.method.loss(p, m, h, at, Batch(*data))
+        def one(p: Tensors, m: Tensors, h: Tensors, *data: Any) -> tuple[Tensor, Tensors]:
+            with recording(norms) as seen:
+                loss = self.method.loss(p, m, h, at, Batch(*data))
+            return loss, {f"{STATE}{norm}.{part}": value for norm, parts in seen.items() for part, value in parts.items()}
 
-        result: Tensor = packed(one, shared=3)(params, memory, hp, batch.inputs, batch.labels, batch.tasks)
+        result: tuple[Tensor, Tensors] = packed(one, shared=3)(params, memory, hp, batch.inputs, batch.labels, batch.tasks)
         return result
 
+    def rates(self, names: Iterable[str], hp: Tensors, lr: Tensor) -> Tensors:
+        """The learning rate of each parameter, shape [members]."""
+        factors = packed(self.method.rates)(hp) if overrides(self.method, "rates") else {}
+        found = {name: next((f for prefix, f in factors.items() if name.startswith(prefix)), None) for name in names}
+        return {name: lr if factor is None else lr * factor for name, factor in found.items()}
+
     def _update(
-        self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, at: At
+        self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, rates: Tensors, at: At
     ) -> tuple[Tensors, Tensors]:
         """The pack's parameters and optimiser state after a step with ``grads``."""
         grads = add_decay(grads, params, self.training.weight_decay)
         if overrides(self.method, "condition"):
-            grads = packed(partial(self._conditioned, at=at))(grads, params, state, memory, hp, lr)
+            grads = packed(partial(self._conditioned, at=at))(grads, params, state, memory, hp, rates)
         grads = clip_by_norm(grads, self.limit, members=1)
-        params, state = self.optimizer.update(grads, state, params, lr, self.training.momentum)
+        params, state = self.optimizer.update(grads, state, params, rates, self.training.momentum)
         return packed(self.method.constrain)(params) if overrides(self.method, "constrain") else params, state
 
     def _conditioned(
-        self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, at: At
+        self, grads: Tensors, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, rates: Tensors, at: At
     ) -> Tensors:
         def preview(raw: Tensors) -> Tensors:
             moves, _ = self.optimizer.direction(raw, state, self.training.momentum)
-            return {name: -lr * move for name, move in moves.items()}
+            return {name: -rates[name] * move for name, move in moves.items()}
 
         return self.method.condition(grads, params, memory, hp, at, preview)
 
@@ -220,7 +243,7 @@ class Run:
         self.kept = {name: tensor.clone() for name, tensor in params.items()}
         self.outcome = Outcome(self.kept, [0] * len(lrs), [float("nan")] * len(lrs))
         self.steps = 0
-        self._reset()
+        self._reset(0)
 
     def epoch(self, epoch: int, at: At, train: Pool) -> None:
         """One pass over the training data."""
@@ -228,13 +251,19 @@ class Run:
         shuffle = numpy_stream(trainer.seed, "batches", *trainer.name, epoch).permutation(len(train))
         order = torch.from_numpy(shuffle).to(train.device)
         batches = -(-len(train) // size)
-        self._reset()
+        at = replace(at, epoch=epoch, epochs=trainer.training.epochs)
+        self._reset(epoch)
         with torch_stream(trainer.seed, "noise", *trainer.name, epoch):
             for index, batch in enumerate(train.batches(size, order)):
                 now = replace(at, progress=index / max(batches - 1, 1), consumed=index * size / len(train))
                 self.step(batch, now)
                 if trainer._spent(self):
                     break
+        if overrides(trainer.method, "end_epoch"):
+            mean = self.losses / (self.steps - self.begun)
+            end = packed(lambda p, m, h, loss: trainer.method.end_epoch(p, m, h, at, loss))
+            with torch.no_grad():
+                self.params = end(self.params, self.memory, self.hp, mean)
 
     def step(self, batch: Batch, at: At) -> None:
         """One step, and whose loss was a number."""
@@ -281,19 +310,20 @@ class Run:
         total = torch.zeros_like(self.losses)
         with torch.no_grad():
             for batch in check.batches(EVAL_BATCH):
-                total += self.trainer.losses(self.params, self.memory, self.hp, batch, final) * len(batch.labels)
+                losses, _ = self.trainer.losses(self.params, self.memory, self.hp, batch, final)
+                total += losses * len(batch.labels)
         return total / len(check)
 
-    def _reset(self) -> None:
+    def _reset(self, epoch: int) -> None:
         """Before an epoch: current learning rates, no step gone wrong, no loss summed."""
-        self.lr = self._rates()
+        self.lr = self._rates(epoch)
         self.bad = torch.full((len(self.active),), -1, device=self.lr.device)
         self.losses = torch.zeros_like(self.lr)
         self.begun = self.steps
 
-    def _rates(self) -> Tensor:
-        like = next(iter(self.params.values()))
-        return torch.tensor([self.plateau.lr[m] for m in self.active], dtype=like.dtype, device=like.device)
+    def _rates(self, epoch: int) -> Tensor:
+        like, factor = next(iter(self.trainer.trained(self.params).values())), self.trainer.training.rate_factor(epoch)
+        return torch.tensor([self.plateau.lr[m] * factor for m in self.active], dtype=like.dtype, device=like.device)
 
     def _store(self, members: list[int]) -> None:
         if not members:

@@ -13,9 +13,8 @@ from filelock import FileLock, Timeout
 
 from clcore.benchmarks import Benchmark
 from clcore.errors import BadValue, UserError
-from clcore.networks import build as build_network
 from sweeps.settings import Settings
-from sweeps.trials import Configuration, build_benchmark
+from sweeps.trials import Configuration, build_benchmark, build_network
 from trackers.check import check_tracking
 
 #: Seconds a cluster may take to answer.
@@ -67,7 +66,7 @@ def check_problem(configuration: Configuration, seed: int, data_dir: Path | None
         UserError: something about them cannot be.
     """
     benchmark = build_benchmark(configuration, seed, str(data_dir) if data_dir else None)
-    build_network(configuration.network["spec"], benchmark.input_shape, seed)
+    build_network(configuration, benchmark, seed)
     return benchmark
 
 

@@ -14,6 +14,7 @@ from clcore.benchmarks import BenchmarkOptions
 from clcore.errors import BadValue, UnknownName, UserError
 from clcore.hyper import knob
 from clcore.methods import METHODS
+from clcore.networks import NORMS
 from clcore.registry import source_digest
 from clcore.training import Training
 
@@ -36,6 +37,11 @@ class Surroundings:
     )
     dropout: float = knob(0.0, "probability of dropping a hidden activation", low=0, high=0.99, source="HAT: .5 at 2000 units")
     input_dropout: float = knob(0.0, "probability of dropping an input", low=0, high=0.99, source="HAT: .2 at 2000 units")
+    bias: bool = knob(True, "whether layers have biases", source="RMN and SupSup have none")
+    norm: str = knob(
+        "default", "batch normalisation of hidden layers: scale and shift, scale only, neither, none, or the network's own",
+        choices=NORMS, source="RMN, M-BN; SupSup: neither",
+    )  # fmt: skip
 
 
 class Settings(BaseModel):

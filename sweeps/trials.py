@@ -13,7 +13,8 @@ from clcore import benchmarks, hyper, networks
 from clcore.benchmarks import Benchmark, BenchmarkOptions
 from clcore.learner import Learner
 from clcore.methods import METHODS
-from clcore.quick import make_learner
+from clcore.networks import Network, NetworkOptions
+from clcore.quick import make_learner, preferred
 from clcore.training import Training
 from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest, file_digest
 
@@ -29,7 +30,7 @@ class Configuration:
         hyper: every hyperparameter of the method.
         training: every training setting.
         benchmark: name or file, and ``options``.
-        network: ``spec``, ``dropout``, ``input_dropout``, ``init``.
+        network: ``spec``, and the fields of ``NetworkOptions``.
     """
 
     method: str
@@ -148,7 +149,7 @@ class Pack:
         """The learner of all members, ready to run."""
         first, seed = self.trials[0].configuration, self.trials[0].seed
         benchmark = build_benchmark(first, seed, self.data_dir).to(self.device)
-        network = networks.build(input_shape=benchmark.input_shape, seed=seed, **first.network).to(self.device)
+        network = build_network(first, benchmark, seed).to(self.device)
         members = [{**t.configuration.hyper, "lr": t.configuration.training["lr"]} for t in self.trials]
         return make_learner(first.method, members, benchmark, network, first.training, seed)
 
@@ -164,19 +165,20 @@ def base_configuration(settings: Settings, method: str | None = None) -> Configu
         UserError: an unknown name or a bad value.
     """
     said = assigned(settings.method, settings.assign)
-    surroundings: Surroundings = hyper.build(Surroundings, said.surroundings)
+    training, surroundings = (
+        hyper.build(declaration, {**preferred(settings.method, declaration), **said_of_it})
+        for declaration, said_of_it in ((Training, said.training), (Surroundings, said.surroundings))
+    )
     declaration = METHODS.get(method or settings.method).Hyper
     own = hyper.build(declaration, said.hyper if method is None else {})
     return Configuration(
         method=_absolute(method or settings.method),
         hyper=dataclasses.asdict(own),
-        training=dataclasses.asdict(hyper.build(Training, said.training)),
+        training=dataclasses.asdict(training),
         benchmark={"name": _absolute(settings.benchmark), "options": dataclasses.asdict(benchmark_options(settings, surroundings))},
         network={
             "spec": _absolute(settings.network),
-            "dropout": surroundings.dropout,
-            "input_dropout": surroundings.input_dropout,
-            "init": surroundings.init,
+            **{field.name: getattr(surroundings, field.name) for field in dataclasses.fields(NetworkOptions)},
         },
     )
 
@@ -192,6 +194,12 @@ def build_benchmark(configuration: Configuration, seed: int, data_dir: str | Non
     """The benchmark of a configuration."""
     options = BenchmarkOptions(**configuration.benchmark["options"])
     return benchmarks.build(configuration.benchmark["name"], options, seed, Path(data_dir) if data_dir else None)
+
+
+def build_network(configuration: Configuration, benchmark: Benchmark, seed: int) -> Network:
+    """The network of a configuration."""
+    options = {name: value for name, value in configuration.network.items() if name != "spec"}
+    return networks.build(configuration.network["spec"], benchmark.input_shape, seed, NetworkOptions(**options))
 
 
 def make_packs(trials: Iterable[Trial], size: int, shares: int, make: Pack) -> list[Pack]:

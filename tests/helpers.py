@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from clcore import hyper, networks
 from clcore.benchmarks import BenchmarkOptions, build
 from clcore.learner import Learner
-from clcore.methods import METHODS, Layout
-from clcore.networks.base import Network, Units, Wire, dropout
+from clcore.methods import METHODS
+from clcore.networks.base import Network, NetworkOptions, Units, Wire, dropout
 from clcore.pack import Member
+from clcore.quick import layout_of, network_options, preferred
 from clcore.report import Report
 from clcore.training import Training
 
@@ -28,21 +29,20 @@ class TinyConv(Network):
     8x8 -> 4 channels of 6x6 -> 4 of 3x3 -> 36, channel-major -> 12 -> head.
     """
 
-    def __init__(self, channels: int = 4, hidden: int = 12, drop: float = 0.0) -> None:
+    def __init__(self, options: NetworkOptions = NetworkOptions(), channels: int = 4, hidden: int = 12) -> None:  # noqa: B008
         super().__init__()
-        self.drop = drop
-        self.conv, self.fc = nn.Conv2d(1, channels, 3), nn.Linear(channels * 9, hidden)
+        self.drop, bias = options.dropout, options.bias
+        self.conv, self.fc = nn.Conv2d(1, channels, 3, bias=bias), nn.Linear(channels * 9, hidden, bias=bias)
+        self.conv_norm = options.make_norm(channels) or nn.Identity()
+        self.norms = {} if isinstance(self.conv_norm, nn.Identity) else {"conv_norm": "units1"}
         self.units0, self.units1, self.units2 = Units(1), Units(channels), Units(hidden)
-        self.head = nn.Linear(hidden, 1)
+        self.head = nn.Linear(hidden, 1, bias=bias)
         self.units = {"units0": 1, "units1": channels, "units2": hidden}
-        self.wires = [
-            Wire("conv.weight", "conv.bias", "units0", "units1"),
-            Wire("fc.weight", "fc.bias", "units1", "units2", repeat=9),
-            Wire("head.weight", "head.bias", "units2", None),
-        ]
+        wires = [("conv", "units0", "units1", 1), ("fc", "units1", "units2", 9), ("head", "units2", None, 1)]
+        self.wires = [Wire(f"{n}.weight", f"{n}.bias" if bias else None, i, o, repeat=r) for n, i, o, r in wires]
 
     def forward(self, inputs):
-        hidden = torch.relu(self.conv(self.units0(inputs)))
+        hidden = torch.relu(self.conv_norm(self.conv(self.units0(inputs))))
         if self.training and self.drop:
             hidden = dropout(hidden, self.drop, self.units["units1"])
         hidden = self.units1(F.max_pool2d(hidden, 2)).flatten(1)
@@ -54,23 +54,29 @@ def benchmark(name="split-digits", seed=0, tasks=3, scenario="task-il", **option
     return build(name, BenchmarkOptions(tasks=tasks, scenario=scenario, **options), seed)
 
 
-def network(spec, shape, seed=0, drop=0.0, input_drop=0.0):
+def network(spec, shape, seed=0, method="finetune", **options):
+    """A network for a method, with the method's own defaults (biases, normalisation) where ``options`` say nothing."""
+    chosen = network_options(method, **options)
     if spec == "conv":
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return TinyConv(drop=drop)
-    return networks.build(spec, shape, seed, drop, input_drop)
+            return TinyConv(chosen)
+    return networks.build(spec, shape, seed, chosen)
 
 
 def learner(name, hypers=({},), *, lrs=None, seed=0, scenario="task-il", dtype=torch.float32, net="mlp:16-16", drop=0.0,
-            input_drop=0.0, tasks=3, data="split-digits", options=(), **training) -> Learner:  # fmt: skip
-    """A learner of registered method ``name``; each of ``hypers`` is a member, ``lrs`` their learning rates."""
+            input_drop=0.0, tasks=3, data="split-digits", options=(), network_settings=None, own=False,
+            **training) -> Learner:  # fmt: skip
+    """A learner of registered method ``name``; each of ``hypers`` is a member, ``lrs`` their learning rates.
+
+    It has the method's own network settings, and its own training settings if ``own``.
+    """
     bench = benchmark(data, seed, tasks, scenario, **dict(options))
     method = METHODS.get(name)
     chosen = [h if not isinstance(h, dict) else hyper.build(method.Hyper, h) for h in hypers]
-    settings = hyper.build(Training, {**QUICK, **training})
-    layout = Layout(scenario, tuple(len(task.classes) for task in bench.tasks))
-    made = method(chosen[0], network(net, bench.input_shape, seed, drop, input_drop), layout)
+    settings = hyper.build(Training, {**QUICK, **(preferred(name, Training) if own else {}), **training})
+    options = {"dropout": drop, "input_dropout": input_drop, **(network_settings or {})}
+    made = method(chosen[0], network(net, bench.input_shape, seed, name, **options), layout_of(bench))
     members = [Member(h, lr) for h, lr in zip(chosen, lrs or [settings.lr] * len(chosen), strict=True)]
     return Learner(made, bench, members, settings, seed, dtype)
 

@@ -11,7 +11,7 @@ from clcore.report import Report
 
 def learner(method, init, members=({},)):
     benchmark = build("split-digits", BenchmarkOptions(tasks=2), seed=0)
-    network = networks.build("mlp:40-30", benchmark.input_shape, seed=0, init=init)
+    network = networks.build("mlp:40-30", benchmark.input_shape, 0, networks.NetworkOptions(init=init))
     return make_learner(method, members, benchmark, network, {"epochs": 1})
 
 

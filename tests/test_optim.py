@@ -35,7 +35,7 @@ def test_twenty_steps_are_torchs(name, decay):
         for n, p in theirs.items():
             p.grad = grads[n].clone()
         reference.step()
-        ours, state = OPTIMIZERS[name].update(add_decay(grads, ours, decay), state, ours, lr, 0.9)
+        ours, state = OPTIMIZERS[name].update(add_decay(grads, ours, decay), state, ours, dict.fromkeys(ours, lr), 0.9)
         for n, p in theirs.items():
             assert torch.allclose(ours[n], p, rtol=0, atol=1e-13), (n, step)
 
@@ -49,7 +49,7 @@ def test_plain_sgd_is_torchs_in_float32_too():
         for n, p in theirs.items():
             p.grad = grads[n].clone()
         reference.step()
-        ours, _ = OPTIMIZERS["sgd"].update(grads, OPTIMIZERS["sgd"].init(ours), ours, torch.tensor(0.05), 0.9)
+        ours, _ = OPTIMIZERS["sgd"].update(grads, OPTIMIZERS["sgd"].init(ours), ours, dict.fromkeys(ours, torch.tensor(0.05)), 0.9)
     for n, p in theirs.items():
         assert torch.allclose(ours[n], p, rtol=1e-7, atol=1e-7)
 
@@ -61,7 +61,7 @@ def test_direction_is_the_step_it_would_take_and_changes_nothing(name):
     _, state = optimizer.direction(tensors(2), optimizer.init(params), 0.9)
     before = {n: t.clone() for n, t in state.items()}
     moves, _ = optimizer.direction(grads, state, 0.9)
-    after, _ = optimizer.update(grads, state, params, torch.tensor(0.1, dtype=torch.float64), 0.9)
+    after, _ = optimizer.update(grads, state, params, dict.fromkeys(params, torch.tensor(0.1, dtype=torch.float64)), 0.9)
     for n, move in moves.items():
         assert torch.allclose(params[n] - 0.1 * move, after[n], rtol=0, atol=1e-15)
     assert all(torch.equal(before[n], t) for n, t in state.items())
@@ -71,7 +71,7 @@ def test_direction_is_the_step_it_would_take_and_changes_nothing(name):
 def test_a_parameter_without_gradient_stays(name):
     params = tensors(0)
     grads = {n: g for n, g in tensors(1).items() if n != "b"}
-    after, _ = OPTIMIZERS[name].update(grads, OPTIMIZERS[name].init(params), params, torch.tensor(0.1), 0.9)
+    after, _ = OPTIMIZERS[name].update(grads, OPTIMIZERS[name].init(params), params, dict.fromkeys(params, torch.tensor(0.1)), 0.9)
     assert torch.equal(after["b"], params["b"])
     assert not torch.equal(after["a"], params["a"])
 

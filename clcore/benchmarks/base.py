@@ -27,7 +27,7 @@ class Split:
         rows: which image each example is, int64, shape [n].
         pixels: for each flattened pixel of an example the pixel of the image it comes from, int64, shape [C*H*W];
             None leaves images as they are.
-        scale: divisor of the raw values; an input is ``(raw / scale - mean) / std``.
+        scale: largest raw value, and their divisor; an input is ``(raw / scale - mean) / std``.
         mean: subtracted after scaling.
         std: divisor after that.
         blank: pixels that come from nowhere (a rotation's corners) and are black, bool, shape [C*H*W]; None for none.

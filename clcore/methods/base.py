@@ -8,6 +8,7 @@ values and no ``.item()`` in them.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +24,9 @@ Scenario = Literal["task-il", "domain-il", "class-il"]
 
 #: Keys of memory that live for one task: :meth:`Method.prepare` makes them and nothing stores them.
 DERIVED = "derived."
+#: Keys of params that are carried along, and restored with the best, but neither differentiated nor optimised: running
+#: statistics (``state.<norm>.mean``, ``.var``), which the trainer moves, and whatever :meth:`Method.end_epoch` sets.
+STATE = "state."
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,14 @@ class Layout:
     Attributes:
         scenario: task-il, domain-il or class-il (van de Ven & Tolias).
         outputs: number of classes of each task.
+        low: smallest value an input can have.
+        high: largest value an input can have.
     """
 
     scenario: Scenario
     outputs: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
 
     def offset(self, task: int) -> int:
         """First output of a task in a head that spans all classes (class-il)."""
@@ -53,6 +61,9 @@ class At:
         progress: (b - 1) / (B - 1) of the batch within its epoch, in [0, 1].
         consumed: samples of this epoch before the batch / samples of the epoch, in [0, 1).
         sizes: units name -> width in use, from :meth:`Method.sizes`; empty where the method has no such notion.
+        stage: name of the stage in progress.
+        epoch: the epoch within the stage, from 0.
+        epochs: most epochs of the stage.
     """
 
     task: int
@@ -61,6 +72,9 @@ class At:
     progress: Tensor | float = 1.0
     consumed: Tensor | float = 1.0
     sizes: Mapping[str, int] | None = None
+    stage: str = "train"
+    epoch: int = 0
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,14 @@ class Stage:
     """One training run within a task.
 
     Attributes:
-        name: names its random streams.
+        name: names its random streams; the method finds it in ``at.stage``.
         tasks: the tasks whose data are learned from.
+        trains: prefixes of the parameters it trains; None: all. The others stay as they are.
     """
 
     name: str
     tasks: tuple[int, ...]
+    trains: tuple[str, ...] | None = None
 
 
 class Method:
@@ -102,8 +118,13 @@ class Method:
 
     Hyper: ClassVar[type]
     packable: ClassVar[bool] = True
-    #: Whether a task's weights differ from another's, so that at test the task must be given or inferred.
+    #: Training and network settings of the method's paper, in place of the house's; ``--set`` goes before them.
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: Whether a task's weights differ from another's, so that at test the task must be given or inferred. Such a method also
+    #: has statistics of batch normalisation for each task.
     task_specific: ClassVar[bool] = False
+    #: Whether a task-specific method has scales and shifts of batch normalisation for each task too, as HAT's authors advise.
+    private_affine: ClassVar[bool] = True
     #: Largest norm of all gradients together (HAT's code: 10000 for HAT, SGD and joint).
     clip: ClassVar[float] = 10_000.0
     #: Prefixes of memory that only learning needs, not a deployment.
@@ -122,20 +143,25 @@ class Method:
         """Whether each task has a head of its own: always in task-il, and for task-specific methods everywhere."""
         return self.layout.scenario == "task-il" or self.task_specific
 
+    @property
+    def head_parts(self) -> tuple[str, ...]:
+        """What a head is made of: ``weight``, and ``bias`` where the network's layers have one."""
+        return self.network.head_parts
+
     def draw_head(self, outputs: int, like: Tensor) -> Tensors:
         """A new head, drawn as the network's layers are; biases by torch's default, within 1/sqrt(features)."""
         features = torch.tensor(self.network.features, dtype=like.dtype, device=like.device)
         bound = self.network.bound(features, torch.full_like(features, outputs))
-        return {
-            f"{HEAD}.weight": symmetric((outputs, self.network.features), like) * bound,
-            f"{HEAD}.bias": symmetric((outputs,), like) * features.rsqrt(),
-        }
+        drawn = {"weight": symmetric((outputs, self.network.features), like) * bound}
+        if "bias" in self.head_parts:
+            drawn["bias"] = symmetric((outputs,), like) * features.rsqrt()
+        return {f"{HEAD}.{part}": values for part, values in drawn.items()}
 
     def head_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:
         """The head in force at a task: the one in training, or the stored one (class-il: rows of the classes seen)."""
         prefix = HEAD if f"{HEAD}.weight" in params or not self.private_heads else f"heads.{at.task}"
         source = params if f"{prefix}.weight" in params else memory
-        head = {f"{HEAD}.{part}": source[f"{prefix}.{part}"] for part in ("weight", "bias")}
+        head = {f"{HEAD}.{part}": source[f"{prefix}.{part}"] for part in self.head_parts}
         if not self.private_heads and self.layout.scenario == "class-il":
             return {name: tensor[: self.layout.offset(at.seen)] for name, tensor in head.items()}
         return head
@@ -143,24 +169,55 @@ class Method:
     def stored_head(self, params: Tensors, at: At) -> Tensors:
         """The head in training under the name it is stored by."""
         prefix = f"heads.{at.task}" if self.private_heads else HEAD
-        return {f"{prefix}.{part}": params[f"{HEAD}.{part}"] for part in ("weight", "bias")}
+        return {f"{prefix}.{part}": params[f"{HEAD}.{part}"] for part in self.head_parts}
+
+    # -- batch normalisation -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def own_affine(self) -> tuple[str, ...]:
+        """Scales and shifts that each task has for itself."""
+        return self.network.affine if self.task_specific and self.private_affine else ()
+
+    def begin_norms(self, memory: Tensors) -> Tensors:
+        """What a task trains or tracks of its normalisations: fresh where it has its own, the shared ones otherwise."""
+        like = memory[self.body[0]]
+        fresh = {name: tensor.to(like) for name, tensor in self.network.named_buffers() if name in self.network.statistics}
+        tracked = fresh if self.task_specific else {name: memory[name] for name in self.network.statistics}
+        drawn = {name: tensor.detach().to(like) for name, tensor in self.network.named_parameters() if name in self.own_affine}
+        return {**{STATE + name: tensor for name, tensor in tracked.items()}, **drawn}
+
+    def norms_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:
+        """Statistics, and scales and shifts that a task has for itself: those in training, or the stored ones."""
+        tracked = {n: params[STATE + n] if STATE + n in params else memory[self._kept(n, at)] for n in self.network.statistics}
+        return {**tracked, **{n: params[n] if n in params else memory[self._kept(n, at)] for n in self.own_affine}}
+
+    def stored_norms(self, params: Tensors, at: At) -> Tensors:
+        """The normalisations of a task under the names they are stored by."""
+        tracked = {self._kept(n, at): params[STATE + n] for n in self.network.statistics if STATE + n in params}
+        return {**tracked, **{self._kept(n, at): params[n] for n in self.own_affine if n in params}}
+
+    def _kept(self, name: str, at: At) -> str:
+        return f"norms.{at.task}.{name}" if self.task_specific else name
 
     # -- the contract --------------------------------------------------------------------------------------------------
 
     def start(self, weights: Tensors) -> Tensors:
         """*Packed.* The memory before the first task, from the initial weights of the network's body."""
+        shared = {name: weights[name] for name in self.body}
+        like = shared[self.body[0]]
+        if not self.task_specific:
+            shared |= {n: t.to(like) for n, t in self.network.named_buffers() if n in self.network.statistics}
         if self.private_heads:
-            return dict(weights)
+            return shared
         outputs = self.layout.offset(len(self.layout.outputs)) if self.layout.scenario == "class-il" else None
-        like = next(iter(weights.values()))
-        return {**weights, **self.draw_head(outputs or max(self.layout.outputs), like)}
+        return {**shared, **self.draw_head(outputs or max(self.layout.outputs), like)}
 
     def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* What is trained during a task: here the body, and a new head or the shared one."""
         body = {name: memory[name] for name in self.body}
         like = next(iter(body.values()))
         head = self.draw_head(self.layout.outputs[at.task], like) if self.private_heads else self._shared_head(memory)
-        return {**body, **head}
+        return {**body, **head, **self.begin_norms(memory)}
 
     def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* What can be worked out once before a task; memory holds it from before ``begin_task`` on (see ``DERIVED``)."""
@@ -169,7 +226,7 @@ class Method:
     def effective_weights(self, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* The network's own tensors for a task; with empty ``params``, of a task learned before."""
         body = {name: params[name] if name in params else memory[name] for name in self.body}
-        return {**body, **self.head_of(params, memory, at)}
+        return {**body, **self.head_of(params, memory, at), **self.norms_of(params, memory, at)}
 
     def loss(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batch: Batch) -> Tensor:
         """*Packed.* The scalar to minimise; on validation data (phase eval) the criterion of the learning-rate schedule."""
@@ -188,8 +245,16 @@ class Method:
         """*Packed.* Gradients after protection. ``preview(grads)`` is the step the optimiser would take."""
         return grads
 
+    def rates(self, hp: Tensors) -> Tensors:
+        """*Packed.* Prefix of parameter names -> factor on their learning rate; 1 for the others."""
+        return {}
+
     def constrain(self, params: Tensors) -> Tensors:
         """*Packed.* Parameters after a step, moved back into their allowed range."""
+        return params
+
+    def end_epoch(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, loss: Tensor) -> Tensors:
+        """*Packed.* Parameters after an epoch, before it is validated; ``loss`` is the mean training loss of the epoch."""
         return params
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
@@ -198,6 +263,7 @@ class Method:
             **memory,
             **{name: params[name] for name in self.body if name in params},
             **self.stored_head(params, at),
+            **self.stored_norms(params, at),
         }
 
     def stages(self, at: At) -> Sequence[Stage]:
@@ -240,6 +306,20 @@ class Method:
             entropies.append(-(logp.exp() * logp).sum(-1))
         return torch.stack(entropies).argmin(0)
 
+    def answers(self, memory: Tensors, hp: Tensors, inputs: Tensor, ats: Sequence[At]) -> tuple[Tensor, Tensor]:
+        """*Packed.* The task of each example, inferred, and its class within that task; both shape [batch].
+
+        Args:
+            memory: of one member.
+            hp: of one member.
+            inputs: shape [batch, channels, height, width].
+            ats: one a task learned so far, in phase eval.
+        """
+        tasks = self.infer_task(memory, hp, inputs, ats)
+        weights = [self.effective_weights({}, memory, hp, at) for at in ats]
+        decided = torch.stack([self.decide(self.logits(w, inputs, at)) for w, at in zip(weights, ats, strict=True)])
+        return tasks, decided.gather(0, tasks[None])[0]
+
     def masks(self, memory: Tensors, task: int) -> dict[str, Mask]:
         """Layer -> mask a task learned, of one member, for the record."""
         return {}
@@ -252,8 +332,8 @@ class Method:
 
     @cached_property
     def body(self) -> tuple[str, ...]:
-        """Names of the network's parameters without its head."""
-        return tuple(n for n, _ in self.network.named_parameters() if not n.startswith(f"{HEAD}."))
+        """Names of the parameters all tasks share, without the head."""
+        return tuple(n for n, _ in self.network.named_parameters() if not n.startswith(f"{HEAD}.") and n not in self.own_affine)
 
     def logits(self, weights: Tensors, inputs: Tensor, at: At) -> Tensor:
         """The network's output, shape [batch, classes], under given weights; dropout only in phase train."""
@@ -268,7 +348,7 @@ class Method:
         return self.layout.offset(task) if self.layout.scenario == "class-il" and not self.private_heads else 0
 
     def _shared_head(self, memory: Tensors) -> Tensors:
-        return {f"{HEAD}.{part}": memory[f"{HEAD}.{part}"] for part in ("weight", "bias")}
+        return {f"{HEAD}.{part}": memory[f"{HEAD}.{part}"] for part in self.head_parts}
 
 
 #: All floats are counted at float32, whatever a test computes in.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clcore.methods.base import DERIVED, At, Batch, Method, Stage, Tensors
+from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Stage, Tensors
 from clcore.methods.finetune import NoHyper
 from clcore.networks.base import HEAD
 
@@ -39,13 +39,14 @@ class Joint(Method):
 
     def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* The initial body, and new heads for all tasks so far."""
-        params = {name: memory[INITIAL + name] for name in self.body}
+        tracked = {STATE + name: memory[INITIAL + name] for name in self.network.statistics}
+        params = {**{name: memory[INITIAL + name] for name in self.body}, **tracked}
         if not self.private_heads:
-            return {**params, **{f"{HEAD}.{part}": memory[f"{INITIAL}{HEAD}.{part}"] for part in ("weight", "bias")}}
-        like = next(iter(params.values()))
+            return {**params, **{f"{HEAD}.{part}": memory[f"{INITIAL}{HEAD}.{part}"] for part in self.head_parts}}
+        like = params[self.body[0]]
         for task in range(at.task + 1):
             head = self.draw_head(self.layout.outputs[task], like)
-            params |= {f"heads.{task}.{part}": head[f"{HEAD}.{part}"] for part in ("weight", "bias")}
+            params |= {f"heads.{task}.{part}": head[f"{HEAD}.{part}"] for part in self.head_parts}
         return params
 
     def loss(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batch: Batch) -> Tensor:
@@ -62,16 +63,14 @@ class Joint(Method):
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Replaces the model of the tasks before."""
-        return {**memory, **params}
+        return {**memory, **{name.removeprefix(STATE): tensor for name, tensor in params.items()}}
 
     def stages(self, at: At) -> Sequence[Stage]:
         """One run on the data of all tasks so far."""
         return [Stage("train", tuple(range(at.task + 1)))]
 
     def _all_heads(self, params: Tensors, at: At) -> Tensors:
-        return {
-            f"{HEAD}.{part}": torch.cat([params[f"heads.{t}.{part}"] for t in range(at.task + 1)]) for part in ("weight", "bias")
-        }
+        return {f"{HEAD}.{part}": torch.cat([params[f"heads.{t}.{part}"] for t in range(at.task + 1)]) for part in self.head_parts}
 
 
 METHOD = Joint

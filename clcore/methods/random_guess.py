@@ -16,6 +16,11 @@ class RandomGuess(Method):
 
     Hyper = NoHyper
 
+    @property
+    def head_parts(self) -> tuple[str, ...]:
+        """A bias also where the network has none: all that is learned is there."""
+        return ("weight", "bias")
+
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Stores the logarithm of each class's share as the bias of a head without weights."""
         outputs = params[f"{HEAD}.bias"].shape[0]

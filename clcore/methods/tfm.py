@@ -127,7 +127,7 @@ class TFM(Method):
 
     def start(self, weights: Tensors) -> Tensors:
         """*Packed.* An empty network of the full width: every task draws its own features."""
-        return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        return {name: torch.zeros_like(weights[name]) for name in self.body}
 
     def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* The task's width, its features, and the weights it may train (TFM, eq. 5)."""

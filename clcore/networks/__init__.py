@@ -5,42 +5,35 @@ from collections.abc import Sequence
 from torch import nn
 
 from clcore.errors import BadValue
-from clcore.networks.base import Network, Units, Wire
+from clcore.networks.base import NORMS, PLAIN, Network, NetworkOptions, Units, Wire
 from clcore.randomness import torch_stream
 from clcore.registry import Registry
 
 NETWORKS = Registry("network", {"mlp": "clcore.networks.mlp:NETWORK"})
 
-__all__ = ["NETWORKS", "Network", "Units", "Wire", "build"]
+__all__ = ["NETWORKS", "NORMS", "Network", "NetworkOptions", "Units", "Wire", "build"]
 
 
-def build(
-    spec: str, input_shape: Sequence[int], seed: int, dropout: float = 0.0, input_dropout: float = 0.0, init: str = "default"
-) -> Network:
+def build(spec: str, input_shape: Sequence[int], seed: int, options: NetworkOptions = PLAIN) -> Network:
     """A network with its initial weights drawn from the trial's seed.
 
     Args:
         spec: name and what it takes after a colon, e.g. ``"mlp:100-100"``; or the path of a ``.py`` file.
         input_shape: shape of one example, e.g. [1, 28, 28].
         seed: the trial's seed.
-        dropout: probability of dropping a hidden activation, in [0, 1).
-        input_dropout: the same for the input.
-        init: ``default``, torch's own initialisation, or ``xavier``: Xavier uniform weights (HAT, section 4).
+        options: dropout, initialisation, biases, normalisation.
 
     Raises:
         UnknownName: no such network.
-        BadValue: what follows the colon is not what the network takes, or a probability out of range.
+        BadValue: what follows the colon is not what the network takes.
     """
-    for key, value in (("dropout", dropout), ("input_dropout", input_dropout)):
-        if not 0 <= value < 1:
-            raise BadValue(key, value, "a number of at least 0 and below 1")
     name, _, argument = spec.partition(":")
     make = NETWORKS.get(name)
     with torch_stream(seed, "network"):
-        network = make(argument, tuple(input_shape), dropout=dropout, input_dropout=input_dropout)
+        network = make(argument, tuple(input_shape), options)
         if not isinstance(network, Network):
             raise BadValue("network", spec, f"something that makes a Network, not {type(network).__name__}")
-        if init == "xavier":
+        if options.init == "xavier":
             _draw_xavier(network)
     return network
 

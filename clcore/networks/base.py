@@ -1,13 +1,61 @@
 """What every network is made of: named units, and a wiring that says which units a weight joins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from clcore.errors import BadValue
+from clcore.networks.norm import Norm
+
 INPUT_UNITS = "units0"
 HEAD = "head"
+
+
+NORMS = ("default", "none", "batch", "batch-scale", "batch-plain")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What every network can be asked for, whatever its architecture.
+
+    Attributes:
+        dropout: probability of dropping a hidden activation, in [0, 1).
+        input_dropout: the same for the input.
+        init: ``default``, torch's own initialisation, or ``xavier``: Xavier uniform weights (HAT, section 4).
+        bias: whether layers, the head included, have biases (RMN and SupSup have none).
+        norm: batch normalisation before each ReLU: ``batch`` with scale and shift, ``batch-scale`` with a scale only (RMN's
+            M-BN), ``batch-plain`` with neither (SupSup), ``none``, or ``default``: what the architecture's paper has.
+
+    Raises:
+        BadValue: a probability out of range, or an unknown word.
+    """
+
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    init: str = "default"
+    bias: bool = True
+    norm: str = "default"
+
+    def __post_init__(self) -> None:
+        for key in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, key) < 1:
+                raise BadValue(key, getattr(self, key), "a number of at least 0 and below 1")
+        for key, known in (("init", ("default", "xavier")), ("norm", NORMS)):
+            if getattr(self, key) not in known:
+                raise BadValue(key, getattr(self, key), "one of " + ", ".join(known))
+
+    def make_norm(self, width: int, default: str = "none") -> Norm | None:
+        """The normalisation of a layer of ``width`` units; ``default`` is what the architecture has by itself."""
+        kind = default if self.norm == "default" else self.norm
+        return None if kind == "none" else Norm(width, scale=kind != "batch-plain", shift=kind == "batch")
+
+
+#: What a network is made with where nothing is said.
+PLAIN = NetworkOptions()
 
 
 class Units(nn.Module):
@@ -77,17 +125,40 @@ class Network(nn.Module):
 
     A subclass sets ``wires`` (in forward order, the head last) and ``units`` (name -> width, the input first) and
     registers its last layer as ``head``: a linear layer whose number of outputs the caller may change by supplying
-    ``head.weight``, shape [outputs, features], and ``head.bias``.
+    ``head.weight``, shape [outputs, features], and ``head.bias`` (unless it was made without biases).
     """
 
     wires: Sequence[Wire]
     units: dict[str, int]
+    #: Module name of each batch normalisation -> the units it has the width of.
+    norms: Mapping[str, str] = MappingProxyType({})
     #: ``default``: torch's own; ``xavier``: Xavier uniform weights (HAT, section 4).
     init: str = "default"
 
     def bound(self, fan_in: Tensor, fan_out: Tensor) -> Tensor:
         """Weights are drawn uniformly within plus and minus this; methods that draw weights of their own use it too."""
         return (6 / (fan_in + fan_out)).sqrt() if self.init == "xavier" else fan_in.rsqrt()
+
+    @cached_property
+    def norm_modules(self) -> dict[str, Norm]:
+        """Name -> normalisation."""
+        modules = dict(self.named_modules())
+        return {name: norm for name in self.norms if isinstance(norm := modules[name], Norm)}
+
+    @cached_property
+    def statistics(self) -> tuple[str, ...]:
+        """Tensor names of all running means and variances."""
+        return tuple(f"{name}.{part}" for name in self.norms for part in ("mean", "var"))
+
+    @cached_property
+    def affine(self) -> tuple[str, ...]:
+        """Parameter names of all scales and shifts of normalisations."""
+        return tuple(n for n, _ in self.named_parameters() if n.rpartition(".")[0] in self.norms)
+
+    @property
+    def head_parts(self) -> tuple[str, ...]:
+        """What the head is made of: weight, and bias if it has one."""
+        return ("weight",) if self.wires[-1].bias is None else ("weight", "bias")
 
     @property
     def features(self) -> int:

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron with any widths: linear, ReLU, dropout, units - the order of HAT's code."""
+"""Multi-layer perceptron with any widths: linear, normalisation, ReLU, dropout, units - the order of HAT's code."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clcore.errors import BadValue
-from clcore.networks.base import HEAD, INPUT_UNITS, Network, Units, Wire, dropout
+from clcore.networks.base import HEAD, INPUT_UNITS, PLAIN, Network, NetworkOptions, Units, Wire, dropout
 
 
 class MLP(Network):
@@ -17,27 +17,26 @@ class MLP(Network):
     Args:
         input_shape: shape of one example, e.g. [1, 28, 28]; flattened.
         widths: units of each hidden layer.
-        dropout: probability of dropping a hidden activation, in [0, 1).
-        input_dropout: the same for the input (HAT's large networks: .2 and .5).
+        options: dropout (HAT's large networks: .2 of the input, .5 hidden), biases, normalisation (none by default).
     """
 
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        widths: Sequence[int],
-        dropout: float = 0.0,
-        input_dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, input_shape: Sequence[int], widths: Sequence[int], options: NetworkOptions = PLAIN) -> None:
         super().__init__()
         sizes = [prod(input_shape), *widths]
-        self.dropout, self.input_dropout = dropout, input_dropout
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+        self.dropout, self.input_dropout = options.dropout, options.input_dropout
+        self.layers = nn.ModuleList(nn.Linear(i, o, bias=options.bias) for i, o in pairwise(sizes))
+        norms = [norm for width in widths if (norm := options.make_norm(width))]
+        self.batch_norms = nn.ModuleList(norms)
+        self.norms = {f"batch_norms.{i}": f"units{i + 1}" for i in range(len(norms))}
         for i, size in enumerate(sizes):
             self.add_module(f"units{i}", Units(size))
-        self.head = nn.Linear(sizes[-1], 1)  # methods supply their own, of the size they need
+        self.head = nn.Linear(sizes[-1], 1, bias=options.bias)  # methods supply their own, of the size they need
         self.units = {f"units{i}": size for i, size in enumerate(sizes)}
-        self.wires = [Wire(f"layers.{i}.weight", f"layers.{i}.bias", f"units{i}", f"units{i + 1}") for i in range(len(widths))] + [
-            Wire(f"{HEAD}.weight", f"{HEAD}.bias", f"units{len(widths)}", None)
+        last = len(widths)
+        wires = [(f"layers.{i}", f"units{i}", f"units{i + 1}") for i in range(last)]
+        self.wires = [
+            Wire(f"{layer}.weight", f"{layer}.bias" if options.bias else None, inputs, outputs)
+            for layer, inputs, outputs in [*wires, (HEAD, f"units{last}", None)]
         ]
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -46,7 +45,10 @@ class MLP(Network):
         if self.training and self.input_dropout:
             hidden = dropout(hidden, self.input_dropout, self.units[INPUT_UNITS])
         for i, layer in enumerate(self.layers, start=1):
-            hidden = torch.relu(layer(hidden))
+            hidden = layer(hidden)
+            if self.norms:
+                hidden = self.batch_norms[i - 1](hidden)
+            hidden = torch.relu(hidden)
             if self.training and self.dropout:
                 hidden = dropout(hidden, self.dropout, self.units[f"units{i}"])
             hidden = self.get_submodule(f"units{i}")(hidden)
@@ -54,7 +56,7 @@ class MLP(Network):
         return logits
 
 
-def from_text(argument: str, input_shape: Sequence[int], dropout: float = 0.0, input_dropout: float = 0.0) -> MLP:
+def from_text(argument: str, input_shape: Sequence[int], options: NetworkOptions) -> MLP:
     """The network behind ``mlp:WIDTH-WIDTH-...``, e.g. ``100-100``.
 
     Raises:
@@ -63,7 +65,7 @@ def from_text(argument: str, input_shape: Sequence[int], dropout: float = 0.0, i
     widths = argument.split("-")
     if not all(width.isascii() and width.isdigit() and int(width) > 0 for width in widths):
         raise BadValue("network", f"mlp:{argument}", "mlp: and the hidden widths joined by hyphens, e.g. mlp:100-100")
-    return MLP(input_shape, [int(width) for width in widths], dropout, input_dropout)
+    return MLP(input_shape, [int(width) for width in widths], options)
 
 
 NETWORK = from_text

@@ -313,8 +313,8 @@ def BENCHMARK(options, seed, data_dir):
 NETWORK_FILE = """
 from clcore.networks.mlp import MLP
 
-def NETWORK(argument, input_shape, dropout, input_dropout):
-    return MLP(input_shape, [int(argument or 12)], dropout, input_dropout)
+def NETWORK(argument, input_shape, options):
+    return MLP(input_shape, [int(argument or 12)], options)
 """
 
 

@@ -1,0 +1,18 @@
+"""Which task an input belongs to, where nobody says: the one whose network is most certain (HNET+ENT; HNET, section 2.3)."""
+
+import torch
+from torch import Tensor
+
+
+def entropy(logits: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+    """Entropy of the predicted classes in nats, shape [...], of logits, shape [..., classes].
+
+    Worked out from the logarithm of the softmax: HNET's code takes the logarithm of probabilities, and gives no number where
+    one of them underflows.
+
+    Args:
+        logits: of one task's own outputs.
+        temperature: what they are divided by, > 0.
+    """
+    logs = torch.log_softmax(logits / temperature, -1)
+    return -(logs.exp() * logs).sum(-1)
