@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clcore.benchmarks import Split
 from clcore.methods.base import At, Method, Tensors
@@ -41,15 +42,38 @@ class Evaluator:
             learned: all tasks learned so far, where the task is to be inferred; empty where it is given.
         """
         at = replace(at, phase="eval")
+        if learned and self.infers:
+            return self.inferred(split, memory, hp, at, learned)[0]
         pool = Pool({at.task: split}, self.dtype)
         right = torch.zeros(len(next(iter(hp.values()))) if hp else _members(memory), device=pool.device)
         with torch.no_grad(), torch_stream(self.seed, "decide", at.seen, at.task):
-            if learned and self.infers:
-                for batch in pool.batches(EVAL_BATCH):
-                    right += self._inferred(memory, hp, batch.inputs, batch.labels, at, learned)
-            else:
-                right = self._given(pool, right, params, memory, hp, at)
-        return right.double() / len(split)
+            return self._given(pool, right, params, memory, hp, at).double() / len(split)
+
+    def inferred(self, split: Split, memory: Tensors, hp: Tensors, at: At, learned: Sequence[At]) -> tuple[Tensor, Tensor]:
+        """Accuracy where the task is inferred, and what was inferred.
+
+        Args:
+            split: the examples.
+            memory: shape [members, ...].
+            hp: shape [members].
+            at: the task the examples belong to.
+            learned: all tasks learned so far.
+
+        Returns:
+            Share of right answers, shape [members], and share of the examples taken for each task so far, shape
+            [members, tasks so far].
+        """
+        answers = packed(lambda m, h, x: self.method.answers(m, h, x, learned), shared=1)
+        right, taken = [], []
+        with torch.no_grad(), torch_stream(self.seed, "decide", at.seen, at.task):
+            for batch in Pool({at.task: split}, self.dtype).batches(EVAL_BATCH):
+                tasks, classes = answers(memory, hp, batch.inputs)
+                correct = classes == batch.labels
+                if self.method.layout.scenario == "class-il":
+                    correct &= tasks == at.task
+                right.append(correct.sum(-1))
+                taken.append(F.one_hot(tasks, len(learned)).sum(-2))
+        return torch.stack(right).sum(0).double() / len(split), torch.stack(taken).sum(0).double() / len(split)
 
     def _given(self, pool: Pool, right: Tensor, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensor:
         weights = packed(lambda p, m, h: self.method.effective_weights(p, m, h, at))(params, memory, hp)
@@ -58,14 +82,6 @@ class Evaluator:
             wanted = batch.labels + self.method.label_offset(at.task)
             right += (decide(weights, batch.inputs) == wanted).sum(-1)
         return right
-
-    def _inferred(self, memory: Tensors, hp: Tensors, inputs: Tensor, labels: Tensor, at: At, learned: Sequence[At]) -> Tensor:
-        tasks, classes = packed(lambda m, h, x: self.method.answers(m, h, x, learned), shared=1)(memory, hp, inputs)
-        right = classes == labels
-        if self.method.layout.scenario == "class-il":
-            right &= tasks == at.task
-        count: Tensor = right.sum(-1)
-        return count
 
 
 def _members(memory: Tensors) -> int:

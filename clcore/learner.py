@@ -199,7 +199,7 @@ class Learner:
     # -- measuring -----------------------------------------------------------------------------------------------------
 
     def _report(self, outcome: Outcome | None) -> Report:
-        validation, test = self._rows()
+        validation, test, inferred = self._rows()
         members = []
         for place, index in enumerate(self.alive):
             own, hp = member(self.memory, place), member(self.hp, place)
@@ -207,25 +207,35 @@ class Learner:
             if outcome is not None:
                 facts |= {"epochs": outcome.epochs[place], "train_loss": outcome.train_loss[place]}
             facts |= monitoring(self.method, own, self.seen)
+            if len(inferred) == self.seen:
+                facts["inferred"] = [taken[place].tolist() for taken in inferred]
             members.append(MemberReport(index, validation[place].tolist(), test[place].tolist(), **facts))
         return Report(self.seen, members, [], 0.0)
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """Validation and test accuracy, each [members, tasks]: tasks learned, and - test only - the next one untrained."""
+    def _rows(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Validation and test accuracy, each [members, tasks]: tasks learned, and - test only - the next one untrained.
+
+        And, of each task evaluated without being given, the share of its test examples taken for each task.
+        """
         tasks = self.benchmark.tasks
         validation = torch.full((len(self.alive), len(tasks)), float("nan"), dtype=torch.float64)
         test = validation.clone()
         learned = [replace(at, seen=self.seen) for at in self.learned]
+        inferred: list[Tensor] = []
         every = self.seen % self.training.evaluate_every == 0 or self.seen == len(tasks)
         for task in tasks:
             if task.index < self.seen and (every or task.index == self.seen - 1):
                 now: tuple[Any, ...] = ({}, self.memory, self.hp, learned[task.index], learned)
                 if task.validation is not None:
                     validation[:, task.index] = self.evaluator.accuracy(task.validation, *now)
-                test[:, task.index] = self.evaluator.accuracy(self.benchmark.test(task.index), *now)
+                if self.evaluator.infers:
+                    test[:, task.index], taken = self.evaluator.inferred(self.benchmark.test(task.index), *now[1:])
+                    inferred.append(taken)
+                else:
+                    test[:, task.index] = self.evaluator.accuracy(self.benchmark.test(task.index), *now)
             elif task.index == self.seen or (self.seen == 0 and self.training.evaluate_every == 1):
                 test[:, task.index] = self._untrained(task.index)
-        return validation, test
+        return validation, test, inferred
 
     def _untrained(self, task: int) -> Tensor:
         """Test accuracy on a task that has only begun: for forward transfer."""

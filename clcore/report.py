@@ -1,11 +1,12 @@
 """What the learner says after every task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from clcore.masks import Mask, capacity, compressed_size, reuse
+from clcore.masks import Mask, capacity, compressed_size, reuse, sparsity
 from clcore.methods.base import Method, Tensors
 from clcore.networks.base import HEAD
 
@@ -24,6 +25,8 @@ class MemberReport:
         capacity: layer -> share of its weights that some task so far uses, and ``total``; empty without masks.
         use: the same for this task alone.
         reuse: share of this task's weights that each task so far uses too, [tasks so far] (HAT, Fig. 6).
+        inferred: share of each task's test examples that was taken for each task, [tasks so far, tasks so far]; empty where
+            the task is given, and between two evaluations of all tasks (RMN, Fig. 2).
         compressed: share of weights that is left when only this task's units are kept, heads excluded and included.
     """
 
@@ -37,6 +40,7 @@ class MemberReport:
     use: dict[str, float] = field(default_factory=dict)
     reuse: list[float] = field(default_factory=list)
     compressed: dict[str, float] = field(default_factory=dict)
+    inferred: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,17 @@ def units_in_use(masks: dict[str, Mask]) -> dict[str, Tensor]:
     return {name: mask.values.bool() for name, mask in masks.items() if mask.kind != "weight"}
 
 
+def weights_in_use(masks: dict[str, Mask]) -> dict[str, Tensor]:
+    """Weight name -> which entries a task uses, bool; masks of units are left out."""
+    return {name: mask.values for name, mask in masks.items() if mask.kind == "weight"}
+
+
 def monitoring(method: Method, memory: Tensors, seen: int) -> dict[str, object]:
     """HAT's monitoring quantities of one member after ``seen`` tasks, as fields of :class:`MemberReport`."""
-    tasks = [units_in_use(method.masks(memory, task)) for task in range(seen)]
+    masks = [method.masks(memory, task) for task in range(seen)]
+    if masks and weights_in_use(masks[-1]):
+        return of_weights([weights_in_use(task) for task in masks])
+    tasks = [units_in_use(task) for task in masks]
     if not tasks or not tasks[-1]:
         return {}
     shapes = {name: tuple(p.shape) for name, p in method.network.named_parameters()}
@@ -90,3 +102,20 @@ def monitoring(method: Method, memory: Tensors, seen: int) -> dict[str, object]:
         "reuse": [reuse(wires, tasks[-1], past, body) for past in tasks],
         "compressed": {"hidden": compressed.hidden, "with_head": compressed.with_head},
     }
+
+
+def of_weights(tasks: Sequence[dict[str, Tensor]]) -> dict[str, object]:
+    """The same where tasks have masks over weights, counted over the entries of the masks; RMN's sparsity S is 1 - capacity.
+
+    Args:
+        tasks: weight name -> which entries a task uses, of each task so far.
+    """
+    last = tasks[-1]
+    taken = {name: torch.stack([task[name] for task in tasks]).any(0) for name in last}
+    used = sum(int(on.sum()) for on in last.values())
+    both = [sum(int((on & past[name]).sum()) for name, on in last.items()) for past in tasks]
+    return {"capacity": _shares(taken), "use": _shares(last), "reuse": [count / used if used else 0.0 for count in both]}
+
+
+def _shares(masks: dict[str, Tensor]) -> dict[str, float]:
+    return {**{name: float(on.double().mean()) for name, on in masks.items()}, "total": 1 - sparsity(masks)}

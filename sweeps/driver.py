@@ -17,7 +17,7 @@ from clcore.errors import UserError
 from sweeps.search import Search
 from sweeps.trainable import MEMBERS, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
-from trackers.artifacts import write_matrix
+from trackers.artifacts import write_inference, write_matrix
 from trackers.journal import Journal, read
 from trackers.record import JOURNAL, SweepRecord, TrialRecord, load, replay
 
@@ -226,6 +226,8 @@ class Sweep:
             for file in (checkpoint / MEMBERS / trial).iterdir():  # copytree would hide a full disk's errno
                 shutil.copyfile(file, target / file.name)
         write_matrix(target / "accuracy.parquet", {"validation": record.validation, "test": record.test})
+        if inferred := record.rows[record.seen].inferred:
+            write_inference(target / "task_inference.csv", inferred)
         write_config(target / "config.json", self.entries[trial])
         artifacts = str(target.relative_to(self.folder))
         self._write("done", trial=trial, pack=pack, artifacts=artifacts, seconds=record.seconds, sync=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from sweeps.settings import Settings
 from trackers.artifacts import write_leaderboard
 from trackers.describe import describe
 from trackers.labels import show, varying_in
-from trackers.pictures import draw_curves, draw_matrix
+from trackers.pictures import draw_curves, draw_inference, draw_matrix
 from trackers.record import SweepRecord, TrialRecord
 from trackers.summary import leaderboard
 
@@ -32,6 +33,9 @@ def write_report(folder: Path, record: SweepRecord) -> list[dict[str, Any]]:
         draw_curves(target / "accuracy.png", record)
         best = record.trials[rows[0]["trials"].split()[0]]
         draw_matrix(target / "best_matrix.png", best.test, f"Test accuracy of the best trial ({best.trial})")
+        if inferred := best.rows[best.seen].inferred:
+            title = f"Tasks inferred by the best trial ({best.trial})"
+            draw_inference(target / "best_inference.png", torch.tensor(inferred), title)
     (target / "leaderboard.md").write_text(describe(record) + "\n")
     return rows
 

@@ -80,6 +80,7 @@ def _row(trial: Trial, report: MemberReport, seconds: float) -> Payload:
         "use": report.use,
         "reuse": report.reuse,
         "compressed": report.compressed,
+        "inferred": report.inferred,
     }
 
 

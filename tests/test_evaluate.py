@@ -31,14 +31,18 @@ def test_the_task_is_the_one_of_lowest_entropy_and_in_class_il_it_must_be_right(
             split = benchmark(scenario=scenario).test(task)
             inputs, labels = split.batch(torch.arange(len(split)), torch.float64)
             p = outputs(made, member, inputs)
-            right = 0
+            right, taken = 0, [0.0] * 3
             for i, label in enumerate(labels.tolist()):
                 entropies = [-sum(q * math.log(q) for q in row if q > 0) for row in p[:, i].tolist()]
                 chosen = task if scenario == "task-il" else entropies.index(min(entropies))
                 mistaken += chosen != task
+                taken[chosen] += 1 / len(labels)
                 correct = int(p[chosen, i].argmax()) == label
                 right += correct and (scenario != "class-il" or chosen == task)
             assert reports[member].test[task] == pytest.approx(right / len(labels), abs=1e-12)
+            if scenario != "task-il":
+                assert reports[member].inferred[task] == pytest.approx(taken, abs=1e-12)
+        assert bool(reports[member].inferred) == (scenario != "task-il")
     assert (mistaken > 0) == (scenario != "task-il")  # otherwise nothing was inferred here
 
 

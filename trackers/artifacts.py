@@ -108,6 +108,21 @@ def read_matrix(path: Path) -> dict[str, Tensor]:
     return matrices
 
 
+def write_inference(path: Path, inferred: Sequence[Sequence[float]]) -> None:
+    """Writes as CSV which tasks a task's test examples were taken for: one row a task, one column a task it may be taken for.
+
+    Args:
+        path: the file, replaced at once.
+        inferred: shares in [0, 1], [tasks, tasks].
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    names = ["task", *(f"taken for {task}" for task in range(1, len(inferred) + 1))]
+    rows = [dict(zip(names, (task, *shares), strict=True)) for task, shares in enumerate(inferred, start=1)]
+    _atomic(path, lambda temporary: _write_csv(temporary, names, rows))
+
+
 def write_leaderboard(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Writes ``leaderboard.parquet`` and ``leaderboard.csv``.
 

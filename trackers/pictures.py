@@ -52,24 +52,51 @@ def draw_matrix(path: Path, matrix: Tensor, title: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    tasks = matrix.shape[1]
-    cell = 0.55 if tasks <= NUMBERED else 0.55 * NUMBERED / tasks
-    figure, axes = _figure(max(4.6, cell * tasks + 2.2), max(3.4, 0.8 * cell * (tasks + 1) + 1.5))
-    lowest = _floor(matrix)
-    image = axes.imshow(100 * matrix.numpy(), cmap="cividis", vmin=lowest, vmax=100, aspect="auto")
-    figure.colorbar(image, ax=axes, label="test accuracy (%)", fraction=0.05, pad=0.03)
-    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10, x=0.01, ha="left")
+    tasks, lowest = matrix.shape[1], _floor(matrix)
+    figure, axes = _heat_map(matrix, lowest, "test accuracy (%)", title)
     axes.set_xlabel("accuracy on task")
     axes.set_ylabel("after learning task")
     every = max(1, math.ceil(tasks / NUMBERED))
-    axes.set_xticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
     axes.set_yticks(range(0, tasks + 1, every), ["untrained", *(str(task) for task in range(every, tasks + 1, every))])
+    _draw_staircase(axes, tasks)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_inference(path: Path, inferred: Tensor, title: str) -> None:
+    """Draws which tasks a task's examples were taken for (RMN, Fig. 2), in percent.
+
+    Args:
+        path: the PNG file.
+        inferred: shares in [0, 1], shape [tasks, tasks]: row u is task u.
+        title: what it shows.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tasks = inferred.shape[1]
+    figure, axes = _heat_map(inferred, 0.0, "share of the task's test examples (%)", title)
+    axes.set_xlabel("taken for task")
+    axes.set_ylabel("examples of task")
+    every = max(1, math.ceil(tasks / NUMBERED))
+    axes.set_yticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
+    figure.savefig(path, dpi=DPI)
+
+
+def _heat_map(values: Tensor, lowest: float, label: str, title: str) -> "tuple[Figure, Axes]":
+    """Shares as percent in colours and, where there is room, numbers; one column a task."""
+    rows, tasks = values.shape
+    cell = 0.55 if tasks <= NUMBERED else 0.55 * NUMBERED / tasks
+    figure, axes = _figure(max(4.6, cell * tasks + 2.2), max(3.4, 0.8 * cell * rows + 1.5))
+    image = axes.imshow(100 * values.numpy(), cmap="cividis", vmin=lowest, vmax=100, aspect="auto")
+    figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.03)
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10, x=0.01, ha="left")
+    every = max(1, math.ceil(tasks / NUMBERED))
+    axes.set_xticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    _draw_staircase(axes, tasks)
     if tasks <= NUMBERED:
-        _draw_numbers(axes, matrix, lowest)
-    figure.savefig(path, dpi=DPI)
+        _draw_numbers(axes, values, lowest)
+    return figure, axes
 
 
 def draw_curves(path: Path, record: SweepRecord) -> None:

@@ -12,7 +12,8 @@ start   pack, attempt: int
 task    pack, seen, checkpoint: path relative to the sweep folder | null, members: [{trial, validation: [T] | null,
         test: [T], train_loss, epochs, seconds (of this task alone), bytes, capacity: {layer: fraction, and "total" if
         the method has one}, reuse: [..] | null; and where the method has masks use: {layer: fraction, "total"} of
-        this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only}]
+        this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only; and where
+        the task was inferred inferred: [[..]]: share of each task's test examples taken for each task so far}]
 failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null
 done    trial, pack, artifacts: folder relative to the sweep folder, seconds
 linked  trial, config, seed, sweep: the name of the sweep that has it, method, hyperparameters
@@ -55,6 +56,7 @@ class TaskRow:
     reuse: list[Any] | None
     use: dict[str, float | None]
     compressed: dict[str, float | None]
+    inferred: list[list[float]]
 
 
 @dataclass
@@ -316,6 +318,7 @@ def _task(record: SweepRecord, event: Event) -> None:
             reuse=member["reuse"],
             use=member.get("use") or {},
             compressed=member.get("compressed") or {},
+            inferred=member.get("inferred") or [],
         )
         _fill(trial.test, seen, member["test"], event)
         _fill(trial.validation, seen, member["validation"], event)

@@ -40,6 +40,7 @@ def trial_points(trial: TrialRecord, row: TaskRow) -> list[Point]:
     """The points of one report of a trial, at step = tasks seen; what is not finite is left out."""
     values = {**_accuracy(trial, row.seen), **_cost(trial, row), **_curves(trial.test, row.seen)}
     values |= {"capacity/this_task": row.use.get("total"), **{f"compressed/{k}": v for k, v in row.compressed.items()}}
+    values["inference/right_task"] = _right_task(row.inferred)
     values |= _capacity(row.capacity, KEY_LIMIT - len(_CONSTANT_KEYS) - _curve_count(trial.test))
     return _points(values, row.time, row.seen)
 
@@ -109,6 +110,7 @@ _CONSTANT_KEYS = (
     "capacity/this_task",
     "compressed/hidden",
     "compressed/with_head",
+    "inference/right_task",
     "cost/seconds",
     "cost/bytes",
     "train/loss",
@@ -124,6 +126,11 @@ def _accuracy(trial: TrialRecord, seen: int) -> dict[str, float]:
     if seen == trial.test.shape[1]:  # it needs every task to have been learned
         values["transfer/forward_vs_init"] = metrics.forward_transfer_vs_init(trial.test, seen)
     return values
+
+
+def _right_task(inferred: list[list[float]]) -> float | None:
+    """Share of the examples of all tasks so far, each task counting alike, that were taken for their own task."""
+    return sum(row[task] for task, row in enumerate(inferred)) / len(inferred) if inferred else None
 
 
 def _cost(trial: TrialRecord, row: TaskRow) -> dict[str, float | None]:

@@ -28,7 +28,7 @@ def cells(tmp_path):
 def cli(tmp_path, monkeypatch, capsys):
     """The command line in this process, started in an empty folder, without the pictures (a second and a half a sweep)."""
     monkeypatch.chdir(tmp_path)
-    for name in ("draw_curves", "draw_matrix"):
+    for name in ("draw_curves", "draw_inference", "draw_matrix"):
         monkeypatch.setattr(report, name, lambda path, *_: path.touch())
     before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
     yield lambda *words: in_process(words, monkeypatch, capsys)

@@ -186,6 +186,21 @@ def test_the_same_call_again_skips_all(grid, monkeypatch, capsys):
 # -- sweeps in this process ---------------------------------------------------------------------------------------------
 
 
+def test_where_tasks_are_inferred_the_table_of_them_is_kept(cli, home, cells):
+    assert cli(*HAT, "--space", str(cells), "--scenario", "class-il", "--home", str(home), "--executor", "inline").code == 0
+    sweep = only_folder(home)
+    assert (sweep / "report" / "best_inference.png").exists()
+    trial = next(iter(load(sweep).trials.values()))
+    [header, *rows] = (sweep / "trials" / trial.trial / "task_inference.csv").read_text().splitlines()
+    shares = [[float(value) for value in row.split(",")[1:]] for row in rows]
+    assert header.split(",")[:2] == ["task", "taken for 1"]
+    assert shares == trial.rows[trial.seen].inferred
+    assert all(sum(row) == pytest.approx(1) for row in shares)
+    _, runs = runs_in(home)
+    last = {run.data.tags.get("cl.trial"): run.data.metrics.get("inference/right_task") for run in runs}
+    assert last[trial.trial] == pytest.approx(sum(row[task] for task, row in enumerate(shares)) / len(shares))
+
+
 def test_overlapping_cells_are_linked(cli, home, cells, tmp_path):
     assert cli(*HAT, "--space", cells, "--home", home, "--no-references").code == 0
     (tmp_path / "more.toml").write_text("[values]\nc = [0.1, 2.0]\nsmax = [10]\n")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_sweep import FakeSweep, item
 
-from trackers.pictures import draw_curves, draw_matrix
+from trackers.pictures import draw_curves, draw_inference, draw_matrix
 from trackers.record import load
 
 PNG = b"\x89PNG\r\n"
@@ -16,6 +16,12 @@ def test_matrix(tmp_path, tasks):
     matrix[0] = math.nan
     draw_matrix(tmp_path / "m.png", matrix, "tfm growth=0.05 s0 · 3fa2 " * 4)
     assert (tmp_path / "m.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("tasks", [2, 40])
+def test_inference(tmp_path, tasks):
+    draw_inference(tmp_path / "i.png", torch.eye(tasks), "tasks inferred")
+    assert (tmp_path / "i.png").read_bytes().startswith(PNG)
 
 
 def test_matrix_of_nothing(tmp_path):
