@@ -8,6 +8,7 @@ The formulas and their order of operations are torch.optim's; ``tests/test_optim
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isinf
 
 import torch
 from torch import Tensor
@@ -54,7 +55,8 @@ class Optimizer:
     ) -> tuple[Tensors, Tensors]:
         """Parameters and state after one step; ``rates`` holds the learning rate of every parameter that has a gradient."""
         moves, state = self.direction(grads, state, momentum)
-        return {n: p - per_member(rates[n], p) * moves[n] if n in moves else p for n, p in params.items()}, state
+        moved = {n: torch.addcmul(params[n], per_member(rates[n], move), move, value=-1) for n, move in moves.items()}
+        return {**params, **moved}, state
 
 
 def _sgd(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
@@ -62,21 +64,22 @@ def _sgd(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[
 
 
 def _momentum(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
-    velocity = momentum * slots["velocity"] + grad
+    velocity = torch.add(grad, slots["velocity"], alpha=momentum)
     return velocity, {"velocity": velocity}
 
 
 def _adam(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
-    first = momentum * slots["first"] + (1 - momentum) * grad
-    second = ADAM_BETA2 * slots["second"] + (1 - ADAM_BETA2) * grad * grad
+    """The move is (m / c1) / (sqrt(v) / sqrt(c2) + eps), written so that large tensors are gone over as seldom as possible."""
+    first = torch.lerp(slots["first"], grad, 1 - momentum)
+    second = (ADAM_BETA2 * slots["second"]).addcmul_(grad, grad, value=1 - ADAM_BETA2)
     unbias_first, unbias_second = (per_member(1 - beta**steps, grad) for beta in (momentum, ADAM_BETA2))
-    scale = second.sqrt() / unbias_second.sqrt() + ADAM_EPS
-    return first / unbias_first / scale, {"first": first, "second": second}
+    scale = torch.addcmul(ADAM_EPS * unbias_first, second.sqrt(), unbias_first / unbias_second.sqrt())
+    return first / scale, {"first": first, "second": second}
 
 
 def _rmsprop(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
-    square = RMSPROP_ALPHA * slots["square"] + (1 - RMSPROP_ALPHA) * grad * grad
-    return grad / (square.sqrt() + RMSPROP_EPS), {"square": square}
+    square = (RMSPROP_ALPHA * slots["square"]).addcmul_(grad, grad, value=1 - RMSPROP_ALPHA)
+    return grad / square.sqrt().add_(RMSPROP_EPS), {"square": square}
 
 
 OPTIMIZERS = {
@@ -97,9 +100,11 @@ def clip_by_norm(grads: Tensors, limit: float, members: int = 0) -> Tensors:
 
     Args:
         grads: of one member, or of a pack.
-        limit: the largest norm.
+        limit: the largest norm; infinity leaves all as they are.
         members: leading dimensions that count members: 0 or 1.
     """
+    if isinf(limit):
+        return grads
     squares = [g.square().flatten(members).sum(-1) if g.dim() > members else g.square() for g in grads.values()]
     norm = torch.stack(squares).sum(0).sqrt()
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)

@@ -13,6 +13,7 @@ from clcore.benchmarks import BenchmarkOptions, build
 from clcore.learner import Learner
 from clcore.methods import METHODS
 from clcore.networks.base import Network, NetworkOptions, Units, Wire, dropout
+from clcore.networks.residual import Residual, Style
 from clcore.pack import Member
 from clcore.quick import layout_of, network_options, preferred
 from clcore.report import Report
@@ -21,6 +22,8 @@ from clcore.training import Training
 SCENARIOS = ("task-il", "domain-il", "class-il")
 #: Short training whose schedule ends members at different times.
 QUICK = {"epochs": 5, "patience": 1, "lr_min": 0.04}
+#: Methods for which the rates that the tests ask of all are too high, and what they are multiplied by.
+SLOWER = {"hnet": 0.003}
 
 
 class TinyConv(Network):
@@ -49,6 +52,19 @@ class TinyConv(Network):
         return self.head(self.units2(torch.relu(self.fc(hidden))))
 
 
+#: Small networks of the tests' own: a convolution that is flattened, and residual streams with and without projections.
+TINY = {
+    "conv": lambda shape, options: TinyConv(options),
+    "residual": lambda shape, options: Residual("residual", shape, Style((4, 6), 1, projected=True, conv_bias=False), options),
+    "option-a": lambda shape, options: Residual("option-a", shape, Style((4, 8), 1, projected=False, conv_bias=True), options),
+}
+
+
+def tiny(name, shape, options) -> Network:
+    """One of ``TINY``, drawn from torch's generator."""
+    return TINY[name](shape, options)
+
+
 @lru_cache(maxsize=64)
 def benchmark(name="split-digits", seed=0, tasks=3, scenario="task-il", **options):
     return build(name, BenchmarkOptions(tasks=tasks, scenario=scenario, **options), seed)
@@ -57,10 +73,10 @@ def benchmark(name="split-digits", seed=0, tasks=3, scenario="task-il", **option
 def network(spec, shape, seed=0, method="finetune", **options):
     """A network for a method, with the method's own defaults (biases, normalisation) where ``options`` say nothing."""
     chosen = network_options(method, **options)
-    if spec == "conv":
+    if spec in TINY:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return TinyConv(chosen)
+            return tiny(spec, shape, chosen)
     return networks.build(spec, shape, seed, chosen)
 
 
@@ -69,7 +85,7 @@ def learner(name, hypers=({},), *, lrs=None, seed=0, scenario="task-il", dtype=t
             **training) -> Learner:  # fmt: skip
     """A learner of registered method ``name``; each of ``hypers`` is a member, ``lrs`` their learning rates.
 
-    It has the method's own network settings, and its own training settings if ``own``.
+    It has the method's own network settings, and its own training settings if ``own``; otherwise rates as by ``SLOWER``.
     """
     bench = benchmark(data, seed, tasks, scenario, **dict(options))
     method = METHODS.get(name)
@@ -77,7 +93,9 @@ def learner(name, hypers=({},), *, lrs=None, seed=0, scenario="task-il", dtype=t
     settings = hyper.build(Training, {**QUICK, **(preferred(name, Training) if own else {}), **training})
     options = {"dropout": drop, "input_dropout": input_drop, **(network_settings or {})}
     made = method(chosen[0], network(net, bench.input_shape, seed, name, **options), layout_of(bench))
-    members = [Member(h, lr) for h, lr in zip(chosen, lrs or [settings.lr] * len(chosen), strict=True)]
+    factor = 1.0 if own else SLOWER.get(name, 1.0)
+    settings = replace(settings, lr_min=settings.lr_min * factor)
+    members = [Member(h, lr * factor) for h, lr in zip(chosen, lrs or [settings.lr] * len(chosen), strict=True)]
     return Learner(made, bench, members, settings, seed, dtype)
 
 
@@ -146,5 +164,7 @@ def spread(declaration, count, shared=None):
 
 
 def _around(default, knob):
+    if isinstance(default, bool):
+        return default, not default
     low, high = (-math.inf if knob.low is None else knob.low), (math.inf if knob.high is None else knob.high)
     return (default, *(other for other in (default * 0.8 + 0.15, default * 0.8, default * 1.5) if low <= other <= high))

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from clcore import hyper, networks
 from clcore.methods import At, Batch, Layout
 from clcore.methods.hat import HAT, HATHyper, gates
-from clcore.networks.base import Network, Wire
 from clcore.pack import stack
 from clcore.trainer import Trainer, stage_pool
 from clcore.training import Training
@@ -39,32 +38,23 @@ def test_compensation_is_the_authors():
         assert torch.allclose(gates.compensation("sigmoid", trace["e"], s, smax), expected, rtol=1e-12, atol=0)
 
 
-class Wired(Network):
-    """The wiring and the shapes of a network; it computes nothing."""
-
-    def __init__(self, units, wires, shapes):
-        super().__init__()
-        self.units, self.wires, self.shapes = units, wires, shapes
-
-
 def test_masks_of_the_convolutional_network_are_the_authors():
     _, trace = golden("hat_alexnet32_masks")
-    names = ["c1", "c2", "c3", "fc1", "fc2"]
-    units = {"units0": 3, **{f"units{i}": len(trace[f"cumulative/units{i}"]) for i in range(1, 6)}}
-    wires = [Wire(f"{n}.weight", f"{n}.bias", f"units{i}", f"units{i + 1}", 4 if n == "fc1" else 1) for i, n in enumerate(names)]
-    head = Wire("head.weight", "head.bias", "units5", None)
-    shapes = {w.weight: tuple(trace[f"gradient_mask/{w.weight}/shape"].tolist()) for w in wires}
-    method = HAT(HATHyper(), Wired(units, [*wires, head], shapes), Layout("task-il", (2, 2)))
-    memory = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
-    memory["cumulative"] = torch.cat([trace[f"cumulative/units{i}"] for i in range(1, 6)])
+    network = networks.build("alexnet32", (3, 32, 32), 0)
+    theirs = dict(zip(("layers.0", "layers.1", "layers.2", "layers.3", "layers.4"), ("c1", "c2", "c3", "fc1", "fc2"), strict=True))
+    method = HAT(HATHyper(), network, Layout("task-il", (2, 2)))
+    memory = {name: tensor.double() for name, tensor in network.body_weights().items()}
+    memory["cumulative"] = torch.cat([trace[f"cumulative/{units}"] for units in network.hidden_units])
     derived = method.prepare(memory, {}, At(1, "train", 2))
-    for wire in wires:
-        for part in (wire.weight, wire.bias):
-            mask = derived[f"derived.protect.{part}"]
-            shape = trace[f"gradient_mask/{part}/shape"].tolist()
-            mask = mask.expand(shape).reshape(shape[0], -1)
-            assert torch.allclose(mask.sum(1), trace[f"gradient_mask/{part}/row_sums"].flatten(), rtol=1e-12, atol=1e-9), part
-            assert torch.allclose(mask.sum(0), trace[f"gradient_mask/{part}/column_sums"].flatten(), rtol=1e-12, atol=1e-9), part
+    assert derived.keys() == {f"derived.protect.{name}" for name in memory if name != "cumulative"}
+    for name in network.body_weights():
+        layer, _, part = name.rpartition(".")
+        shape = trace[f"gradient_mask/{theirs[layer]}.{part}/shape"].tolist()
+        assert shape == list(memory[name].shape)
+        mask = derived[f"derived.protect.{name}"].expand(shape).reshape(shape[0], -1)
+        for sums, found in (("row", mask.sum(1)), ("column", mask.sum(0))):
+            expected = trace[f"gradient_mask/{theirs[layer]}.{part}/{sums}_sums"].flatten()
+            assert torch.allclose(found, expected, rtol=1e-12, atol=1e-9), name
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,10 @@ METHODS = Registry(
         "random": "clcore.methods.random_guess:METHOD",
         "hat": "clcore.methods.hat:METHOD",
         "tfm": "clcore.methods.tfm:METHOD",
+        "supsup": "clcore.methods.supsup:METHOD",
+        "hopsupsup": "clcore.methods.supsup.hopsupsup:METHOD",
+        "hnet": "clcore.methods.hnet:METHOD",
+        "rmn": "clcore.methods.rmn:METHOD",
     },
 )
 

@@ -4,12 +4,16 @@ Each task adds features to every layer. A feature is *normal* for the task that 
 *masked* for earlier ones, so nothing an old task computes can change. No public code exists; the paper's text is the reference,
 and what it leaves open is resolved where the comments say so.
 
+Layers with batch normalisation have its statistics, scale and shift a task in place of feature normalisation. In a residual
+network without it, all layers that write to one stream share their feature normalisation.
+
 Tensors are allocated at the full width and sliced, for each task, to the largest width in use in the pack; a narrower member's
 spare features are off, so it computes what it would compute alone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, prod
 
 import torch
@@ -17,7 +21,7 @@ from torch import Tensor
 
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import DERIVED, FLOAT_BYTES, At, Batch, Method, Tensors, symmetric
+from clcore.methods.base import DERIVED, FLOAT_BYTES, STATE, At, Batch, Method, Tensors, symmetric
 from clcore.networks.base import HEAD, INPUT_UNITS, Wire
 
 FRACTION = "fraction"
@@ -44,7 +48,7 @@ class TFMHyper:
         source="TFM, section 4.1 (ImageNet): 5 %", grid=(0.02, 0.05, 0.07), search=(0.0, 0.25),
     )  # fmt: skip
     fn: bool = knob(
-        True, "feature normalisation: a scale and a shift a feature for every task but the first", packed=True,
+        True, "feature normalisation, of layers without batch normalisation: a scale and a shift a task but the first", packed=True,
         source="TFM, eq. 7; Table 3", grid=(True, False),
     )  # fmt: skip
     fn_position: str = knob(
@@ -157,12 +161,21 @@ class TFM(Method):
         fan_in, outputs = features.sum(), self.layout.outputs[at.task]
         bound = self.network.bound(fan_in, torch.full_like(fan_in, outputs))
         params[f"{HEAD}.weight"] = symmetric((outputs, self.network.features), like)[:, : len(features)] * bound * features
-        params[f"{HEAD}.bias"] = symmetric((outputs,), like) * fan_in.rsqrt()
+        if "bias" in self.head_parts:
+            params[f"{HEAD}.bias"] = symmetric((outputs,), like) * fan_in.rsqrt()
         if at.task > 0:  # task 1 has none: TFM Table 3 and the overhead it quotes (resolved here)
-            for units in self.network.hidden_units:
+            for units in self.feature_normalised:
                 params[f"fn.{units}.gamma"] = memory[AVAILABLE + units].to(like.dtype)
                 params[f"fn.{units}.beta"] = torch.zeros_like(params[f"fn.{units}.gamma"])
-        return params
+        return params | self.begin_norms(memory)
+
+    def begin_norms(self, memory: Tensors) -> Tensors:
+        """*Packed.* A task's own batch normalisations at the widths in use, scales of missing features at 0."""
+        started = {}
+        for name, tensor in super().begin_norms(memory).items():
+            on = memory[AVAILABLE + self._normed_units(name)]
+            started[name] = tensor[: len(on)] if name.startswith(STATE) else tensor[: len(on)] * on
+        return started
 
     def head_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:
         """The head's columns for the features in use at the task."""
@@ -174,7 +187,9 @@ class TFM(Method):
     def effective_weights(self, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* The task's slice, its missing features off, its feature normalisation folded in."""
         assert at.sizes is not None
-        weights = self.head_of(params, memory, at)
+        norms = self.norms_of(params, memory, at)
+        weights = {name: tensor[: at.sizes[self._normed_units(name)]] for name, tensor in norms.items()}
+        weights |= self.head_of(params, memory, at)
         for wire in self.network.body_wires():
             weights |= self._normalised(params, memory, hp, at, wire)
         return weights
@@ -188,7 +203,7 @@ class TFM(Method):
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Writes the task's features into the full-width tensors and keeps its normalisation and head."""
-        kept = {**memory, **self.stored_head(params, at)}
+        kept = {**memory, **self.stored_head(params, at), **self.stored_norms(params, at)}
         for name in self.body:
             kept[name] = torch.where(*self._written(params[name], memory[NEW + name], memory[name]))
         fn = {n.replace("fn.", f"fn.{at.task}.", 1): t for n, t in params.items() if n.startswith("fn.")}
@@ -204,18 +219,34 @@ class TFM(Method):
         return result
 
     def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Weights up to the last width, per task 2 bits a feature and two floats an available feature, and heads."""
+        """Weights up to the last width, per task 2 bits a feature and the normalisations of available features, and heads."""
         tasks = sum(name.startswith(f"{FRACTION}.") for name in memory)
         if tasks == 0:
             return 0
         widths = [self._widths(memory, task) for task in range(tasks)]
         masks = tasks * ceil(sum(self.network.hidden_units.values()) * 2 / 8)
-        fn = sum(2 * sum(w[u] for u in self.network.hidden_units) for w in widths[1:]) if hp["fn"] > 0 else 0
+        fn = sum(2 * sum(w[u] for u in self.feature_normalised) for w in widths[1:]) if hp["fn"] > 0 else 0
+        norms = sum(w[self._normed_units(name)] for w in widths for name in (*self.network.statistics, *self.own_affine))
         last = self.network.wires[-1].inputs
-        heads = sum((w[last] + 1) * n for w, n in zip(widths, self.layout.outputs, strict=False))
-        return masks + FLOAT_BYTES * (self._body_floats(memory, widths[-1]) + fn + heads)
+        bias = len(self.head_parts) - 1
+        heads = sum((w[last] + bias) * n for w, n in zip(widths, self.layout.outputs, strict=False))
+        return masks + FLOAT_BYTES * (self._body_floats(memory, widths[-1]) + fn + norms + heads)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def feature_normalised(self) -> tuple[str, ...]:
+        """Hidden units whose layers have no batch normalisation (resolved here: where there is one, it takes FN's place)."""
+        return tuple(units for units in self.network.hidden_units if units not in self.network.norms.values())
+
+    @cached_property
+    def fed_without_weights(self) -> frozenset[str]:
+        """Units that a shortcut enters: that all weights into a missing feature are 0 does not turn it off there."""
+        return frozenset(units for _, units in self.network.shortcuts)
+
+    def _normed_units(self, name: str) -> str:
+        """Units of a batch normalisation's tensor."""
+        return self.network.norms[name.removeprefix(STATE).rpartition(".")[0]]
 
     def _ends(self, derived: Tensors, kind: str, wire: Wire) -> tuple[Tensor, Tensor]:
         assert wire.outputs is not None
@@ -246,10 +277,14 @@ class TFM(Method):
             on = self._available(memory, hp, at.task, wire.outputs, size)
         weight = self._slice(params, memory, wire.weight, size, at.sizes[wire.inputs] * wire.repeat)
         gain, shift = self._fn(params, memory, hp, at, wire.outputs, on.to(weight.dtype))
-        gain, shift, units = (gain, shift, {}) if self.hyper.fn_position == "pre" else self._after(gain, shift, on, wire)
+        units = {f"{wire.outputs}.gain": on.to(weight.dtype)} if wire.outputs in self.fed_without_weights else {}
+        if self.hyper.fn_position == "post":
+            gain, shift, units = self._after(gain, shift, on, wire)
         result = {wire.weight: weight * gain.reshape(-1, *(1,) * (weight.dim() - 1)), **units}
         if wire.bias is not None:
             result[wire.bias] = self._slice(params, memory, wire.bias, size) * gain + shift
+        elif at.task > 0 and wire.outputs in self.feature_normalised:
+            result[wire.weight.removesuffix("weight") + "bias"] = shift  # a layer without a bias still has FN's shift
         return result
 
     def _after(self, gain: Tensor, shift: Tensor, on: Tensor, wire: Wire) -> tuple[Tensor, Tensor, Tensors]:
@@ -258,7 +293,7 @@ class TFM(Method):
 
     def _fn(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, units: str, on: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of each feature, 0 where it does not exist (TFM, eq. 7)."""
-        if at.task == 0:
+        if at.task == 0 or units not in self.feature_normalised:
             return on, torch.zeros_like(on)
         training = f"fn.{units}.gamma" in params
         source, prefix = (params, f"fn.{units}") if training else (memory, f"fn.{at.task}.{units}")

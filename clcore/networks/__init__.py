@@ -9,7 +9,20 @@ from clcore.networks.base import NORMS, PLAIN, Network, NetworkOptions, Units, W
 from clcore.randomness import torch_stream
 from clcore.registry import Registry
 
-NETWORKS = Registry("network", {"mlp": "clcore.networks.mlp:NETWORK"})
+NETWORKS = Registry(
+    "network",
+    {
+        "mlp": "clcore.networks.mlp:NETWORK",
+        "lenet-300-100": "clcore.networks.lenet_300_100:NETWORK",
+        "fc-1024": "clcore.networks.fc_1024:NETWORK",
+        "alexnet32": "clcore.networks.alexnet32:NETWORK",
+        "cnn6": "clcore.networks.cnn6:NETWORK",
+        "omniglot": "clcore.networks.omniglot:NETWORK",
+        "zenkenet": "clcore.networks.zenkenet:NETWORK",
+        "resnet18": "clcore.networks.resnet18:NETWORK",
+        "resnet32": "clcore.networks.resnet32:NETWORK",
+    },
+)
 
 __all__ = ["NETWORKS", "NORMS", "Network", "NetworkOptions", "Units", "Wire", "build"]
 

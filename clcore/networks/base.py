@@ -132,6 +132,8 @@ class Network(nn.Module):
     units: dict[str, int]
     #: Module name of each batch normalisation -> the units it has the width of.
     norms: Mapping[str, str] = MappingProxyType({})
+    #: Pairs of units (from, to) joined without weights: a unit of the second may be on although all weights into it are zero.
+    shortcuts: Sequence[tuple[str, str]] = ()
     #: ``default``: torch's own; ``xavier``: Xavier uniform weights (HAT, section 4).
     init: str = "default"
 

@@ -101,7 +101,8 @@ def test_what_is_learned_is_better_than_chance(name):
     if name in UNTRAINED:
         return
     hypers = [{"c": 0.1}] if name == "hat" else [{}]  # the default is for networks with room
-    [_, first, second] = finish(learner(name, hypers, lr=0.3, batch_size=16, epochs=15, patience=5, net="mlp:32-32", tasks=2))
+    training = {"own": True} if name == "hnet" else {"lr": 0.3, "patience": 5}  # SGD does not train a hypernetwork
+    [_, first, second] = finish(learner(name, hypers, **training, batch_size=16, epochs=15, net="mlp:32-32", tasks=2))
     assert first.members[0].validation[0] > 0.9
     assert second.members[0].validation[1] > 0.6
 
@@ -123,7 +124,7 @@ def test_memory_is_flat_and_finite(run, name, scenario):
 @IN_EACH
 def test_weights_are_the_networks_own_with_the_tasks_head(run, name, scenario):
     made, _ = run(name, scenario)
-    own = {n for n, _ in made.method.network.named_parameters()}
+    own = {n for n, _ in made.method.network.named_parameters()} | set(made.method.network.statistics)
     gains = {f"{units}.{part}" for units in made.method.network.units for part in ("gain", "shift")}
     for at in made.learned:
         for member in range(2):
@@ -131,9 +132,9 @@ def test_weights_are_the_networks_own_with_the_tasks_head(run, name, scenario):
             hp = {n: t[member] for n, t in made.hp.items()}
             weights = made.method.effective_weights({}, memory, hp, at)
             assert own <= set(weights) <= own | gains
-            private = scenario == "task-il" or made.method.task_specific
+            private = made.method.private_heads
             outputs = {"domain-il": 2, "task-il": 2, "class-il": 2 if private else 2 * at.seen}[scenario]
-            assert len(weights["head.weight"]) == len(weights["head.bias"]) == outputs
+            assert {len(weights[f"head.{part}"]) for part in made.method.network.head_parts} == {outputs}
 
 
 def deployed(name, learner, member, widths):
@@ -168,21 +169,27 @@ def test_stored_bytes_do_not_depend_on_the_precision(name):
 @EACH
 def test_masks_and_what_is_said_of_them(run, name):
     made, reports = run(name, "task-il")
+    layers = ["layers.0.weight", "layers.1.weight"]
+    shapes = {n: p.shape for n, p in made.method.network.named_parameters()} | {"head.weight": torch.Size([2, 16])}
     for member in range(2):
         report, memory = reports[-1].members[member], made.memory_of(member)
         masks = [made.method.masks(memory, task) for task in range(TASKS)]
         assert bool(masks[0]) == bool(report.capacity) == bool(report.use) == bool(report.reuse)
         for task in masks:
             assert all(isinstance(mask, Mask) for mask in task.values())
-            assert {n: len(m.values) for n, m in task.items()} == (made.method.network.hidden_units if task else {})
+            if {mask.kind for mask in task.values()} == {"weight"}:
+                assert {n: m.values.shape for n, m in task.items()}.items() <= shapes.items()
+                assert task.keys() >= {*layers}
+            else:
+                assert {n: len(m.values) for n, m in task.items()} == (made.method.network.hidden_units if task else {})
         if masks[0]:
             assert len(report.reuse) == TASKS
             assert report.reuse[-1] == 1.0 or report.use["total"] == 0.0
             assert report.use["total"] <= report.capacity["total"] <= 1
-            layers = ["layers.0.weight", "layers.1.weight"]
-            assert set(report.capacity) == {*layers, "total"}
-            used = [m["units1"].values.bool().sum() / 16 for m in masks]
-            assert report.use["layers.0.weight"] == pytest.approx(float(used[-1]))
+            of_weights = "units1" not in masks[0]
+            assert set(report.capacity) == {*(masks[0] if of_weights else layers), "total"}
+            used = masks[-1]["layers.0.weight" if of_weights else "units1"].values.bool().double().mean()
+            assert report.use["layers.0.weight"] == pytest.approx(float(used))
 
 
 @EACH

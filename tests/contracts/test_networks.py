@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import TinyConv
+from helpers import TINY, tiny
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
@@ -10,53 +10,84 @@ from clcore import networks
 from clcore.errors import BadValue, UnknownName
 from clcore.networks import NETWORKS, Network, NetworkOptions, Units
 from clcore.networks.base import dropout
+from clcore.networks.norm import Norm
 
 #: A small instance of every network; one that is registered without a line here is tried with nothing after its name.
-SPECS = {"mlp": "mlp:6-5"}
+SPECS = {"mlp": "mlp:6-5", "resnet18": "resnet18:3", "resnet32": "resnet32:2"}
 SHAPE = (1, 8, 8)
-EACH = pytest.mark.parametrize("make", [*NETWORKS.names(), "conv of the tests"])
+#: The least images that networks work on which do not fit digits of 8 x 8.
+SHAPES = {"alexnet32": (3, 19, 20), "omniglot": (1, 16, 17), "zenkenet": (3, 10, 11)}
+EACH = pytest.mark.parametrize("make", [*NETWORKS.names(), *TINY])
+#: All that can be asked of a network and changes what it is made of.
+KINDS = [{}, {"bias": False}, {"norm": "none"}, {"norm": "batch"}, {"norm": "batch-scale", "bias": False}, {"norm": "batch-plain"}]
+EACH_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())) or "plain")
 
 
-def built(make, seed=0, drop=0.0, input_drop=0.0) -> Network:
-    if make == "conv of the tests":
+def built(make, seed=0, drop=0.0, input_drop=0.0, **kind) -> Network:
+    options = NetworkOptions(dropout=drop, input_dropout=input_drop, **kind)
+    if make in TINY:
         torch.manual_seed(seed)
-        return TinyConv(NetworkOptions(dropout=drop)).double()
-    options = NetworkOptions(dropout=drop, input_dropout=input_drop)
-    return networks.build(SPECS.get(make, make), SHAPE, seed, options).double()
+        return tiny(make, SHAPE, options).double()
+    return networks.build(SPECS.get(make, make), SHAPES.get(make, SHAPE), seed, options).double()
 
 
-def inputs(batch=3):
-    return torch.rand(batch, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def inputs(make="mlp", batch=3):
+    return torch.rand(batch, *SHAPES.get(make, SHAPE), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def weights(network, outputs=2):
-    head = {"head.weight": torch.randn(outputs, network.features).double(), "head.bias": torch.randn(outputs).double()}
-    return {**network.body_weights(), **head}
+    """Its own body, a head, and normalisations that have seen something; they leave units alive through all layers."""
+    head = {f"head.{part}": torch.randn(outputs, *[network.features] * (part == "weight")) for part in network.head_parts}
+    norms = {name: torch.rand(len(network.get_parameter(name))) + 0.5 for name in network.affine}
+    for name, units in network.norms.items():
+        width = network.units[units]
+        norms |= {f"{name}.mean": -0.2 * torch.rand(width), f"{name}.var": torch.rand(width) + 0.5}
+    return {**network.body_weights(), **{name: tensor.double() for name, tensor in {**head, **norms}.items()}}
 
 
+@EACH_KIND
 @EACH
-def test_wires_name_all_parameters_once_and_fit_their_shapes(make):
-    network = built(make)
+def test_wires_and_norms_name_all_parameters_once_and_fit_their_shapes(make, kind):
+    network = built(make, **kind)
     shapes = {n: tuple(p.shape) for n, p in network.named_parameters()}
     named = [name for wire in network.wires for name in (wire.weight, wire.bias) if name]
-    assert sorted(named) == sorted(shapes)
+    assert sorted([*named, *network.affine]) == sorted(shapes)
     for wire in network.body_wires():
         assert shapes[wire.weight][0] == network.units[wire.outputs]
         assert shapes[wire.weight][1] == network.units[wire.inputs] * wire.repeat
         assert wire.bias is None or shapes[wire.bias] == (network.units[wire.outputs],)
     head = network.wires[-1]
     assert (head.weight, head.outputs, network.features) == ("head.weight", None, network.units[head.inputs])
+    assert head.repeat == 1
+    assert (head.bias is None) == (network.head_parts == ("weight",)) == (kind.get("bias") is False)
     assert next(iter(network.units)) == "units0"
     assert all(
         isinstance(network.get_submodule(n), Units) and network.get_submodule(n).width == w for n, w in network.units.items()
     )
+    found = {name for name, module in network.named_modules() if isinstance(module, Norm)}
+    assert found == set(network.norms) == set(network.norm_modules)
+    for name, units in network.norms.items():
+        assert network.norm_modules[name].width == network.units[units]
+    if "norm" in kind:
+        parts = {"none": 0, "batch": 2, "batch-scale": 1, "batch-plain": 0}[kind["norm"]]
+        assert len(network.affine) == parts * len(network.norms)
+        assert bool(network.norms) == (kind["norm"] != "none")
+
+
+def test_wires_are_in_forward_order():
+    """Units are written to before they are read."""
+    for make in [*NETWORKS.names(), *TINY]:
+        written = {"units0"}
+        for wire in built(make).wires:
+            assert wire.inputs in written, make
+            written.add(wire.outputs)
 
 
 @EACH
 @pytest.mark.parametrize("outputs", [1, 2, 7])
 def test_the_head_has_as_many_outputs_as_are_supplied(make, outputs):
     network = built(make).eval()
-    assert functional_call(network, weights(network, outputs), (inputs(),)).shape == (3, outputs)
+    assert functional_call(network, weights(network, outputs), (inputs(make),)).shape == (3, outputs)
 
 
 @EACH
@@ -71,7 +102,7 @@ def test_body_weights_are_copies_from_the_seed(make):
 
 @EACH
 def test_building_leaves_torchs_generator_as_it_was(make):
-    if make == "conv of the tests":
+    if make in TINY:
         return
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -81,76 +112,138 @@ def test_building_leaves_torchs_generator_as_it_was(make):
 
 @EACH
 def test_a_unit_that_is_gated_off_is_not_felt_by_what_follows(make):
-    """The wiring is true: with a unit off, weights that leave it may be anything, and those into it too."""
+    """The wiring is true: with a unit off, weights that leave it may be anything, and those into it too.
+
+    In a residual stream that holds of everything that writes to it or reads from it.
+    """
     network = built(make).eval()
     plain = weights(network)
     for units, width in network.hidden_units.items():
         gain = torch.ones(width, dtype=torch.float64)
         gain[1] = 0
-        expected = functional_call(network, {**plain, f"{units}.gain": gain}, (inputs(),))
+        expected = functional_call(network, {**plain, f"{units}.gain": gain}, (inputs(make),))
         changed = {n: t.clone() for n, t in plain.items()}
         for wire in network.wires:
             if wire.inputs == units:
                 changed[wire.weight][:, wire.repeat : 2 * wire.repeat] = 100.0
             if wire.outputs == units:
                 changed[wire.weight][1] = 100.0
-        assert torch.equal(functional_call(network, {**changed, f"{units}.gain": gain}, (inputs(),)), expected)
-        assert not torch.allclose(functional_call(network, changed, (inputs(),)), expected)
+        for name in changed:
+            if network.norms.get(name.rpartition(".")[0]) == units:
+                changed[name][1] = -100.0 if name.endswith(".mean") else 100.0
+        assert torch.equal(functional_call(network, {**changed, f"{units}.gain": gain}, (inputs(make),)), expected), units
+        assert not torch.allclose(functional_call(network, changed, (inputs(make),)), expected)
+
+
+@EACH_KIND
+@EACH
+def test_a_unit_without_weights_is_silent_unless_a_shortcut_feeds_it(make, kind):
+    """What a method that grows relies on for features a narrower member of a pack does not have."""
+    network = built(make, **kind).eval()
+    plain, fed, said = weights(network), {units for _, units in network.shortcuts}, {}
+    for wire in network.body_wires():
+        plain[wire.weight][1] = 0
+        if wire.bias:
+            plain[wire.bias][1] = 0
+    for name in plain:
+        if name.rpartition(".")[0] in network.norms:
+            plain[name][1] = 0
+    for units in network.hidden_units:
+        network.get_submodule(units).register_forward_hook(lambda module, x, out, units=units: said.update({units: out[:, 1]}))
+    functional_call(network, plain, (inputs(make),))
+    assert said.keys() == network.hidden_units.keys()
+    for units, values in said.items():
+        assert units in fed or not bool(values.any()), units
 
 
 @EACH
 def test_gain_and_shift_are_what_they_say(make):
     network = built(make).eval()
     plain = weights(network)
-    expected = functional_call(network, plain, (inputs(),))
+    expected = functional_call(network, plain, (inputs(make),))
     nothing = {
         f"{u}.{p}": torch.full((w,), v).double() for u, w in network.units.items() for p, v in (("gain", 1.0), ("shift", 0.0))
     }
-    assert torch.equal(functional_call(network, {**plain, **nothing}, (inputs(),)), expected)
+    assert torch.equal(functional_call(network, {**plain, **nothing}, (inputs(make),)), expected)
     last = network.wires[-1].inputs  # h * 2 + 3 before a linear head
-    moved = {
-        f"{last}.gain": torch.full((network.features,), 2.0).double(),
-        f"{last}.shift": torch.full((network.features,), 3.0).double(),
-    }
-    bias, share = plain["head.bias"], plain["head.weight"].sum(1)
-    found = functional_call(network, {**plain, **moved}, (inputs(),))
-    assert torch.allclose(found, 2 * (expected - bias) + 3 * share + bias, atol=1e-12)
-    assert torch.equal(functional_call(network, plain, (inputs(),)), expected)  # nothing sticks to the module
+    if sum(wire.outputs == last for wire in network.wires) == 1:
+        moved = {
+            f"{last}.gain": torch.full((network.features,), 2.0).double(),
+            f"{last}.shift": torch.full((network.features,), 3.0).double(),
+        }
+        bias, share = plain["head.bias"], plain["head.weight"].sum(1)
+        found = functional_call(network, {**plain, **moved}, (inputs(make),))
+        assert torch.allclose(found, 2 * (expected - bias) + 3 * share + bias, atol=1e-12)
+    assert torch.equal(functional_call(network, plain, (inputs(make),)), expected)  # nothing sticks to the module
 
 
+@EACH_KIND
 @EACH
-def test_all_units_can_be_cut_to_a_slice(make):
-    """A method that grows supplies only the features in use; the result is that of the others gated off."""
-    network = built(make).eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_all_units_can_be_cut_to_a_slice(make, training, kind):
+    """A method that grows supplies only the features in use; the result is that of the others gated off.
+
+    In training with the same noise of dropout, and normalised by the batch.
+    """
+    network = built(make, drop=0.3, input_drop=0.2, **kind).train(training)
     plain = weights(network)
     keep = {u: w if u == "units0" else max(1, w - 2) for u, w in network.units.items()}
     cut, gates = {}, {}
     for wire in network.wires:
         rows = keep[wire.outputs] if wire.outputs else len(plain[wire.weight])
         cut[wire.weight] = plain[wire.weight][:rows, : keep[wire.inputs] * wire.repeat]
-        cut[wire.bias] = plain[wire.bias][:rows]
+        if wire.bias:
+            cut[wire.bias] = plain[wire.bias][:rows]
+    for norm, u in network.norms.items():
+        cut |= {name: tensor[: keep[u]] for name, tensor in plain.items() if name.rpartition(".")[0] == norm}
+    assert cut.keys() == plain.keys()
     for u, w in network.hidden_units.items():
         gates[f"{u}.gain"] = (torch.arange(w) < keep[u]).double()
-    found, expected = functional_call(network, cut, (inputs(),)), functional_call(network, {**plain, **gates}, (inputs(),))
+    torch.manual_seed(4)
+    found = functional_call(network, cut, (inputs(make),))
+    torch.manual_seed(4)
+    expected = functional_call(network, {**plain, **gates}, (inputs(make),))
     assert torch.allclose(found, expected, atol=1e-12)
 
 
 @EACH
 def test_dropout_only_while_training(make):
-    network = built(make, drop=0.5)
+    network, without = built(make, drop=0.5), built(make)
     plain = weights(network)
-    outputs = [functional_call(network.train(mode), plain, (inputs(),)) for mode in (True, True, False, False)]
+
+    def said(network, mode):
+        network.train(mode)
+        for norm in network.norm_modules.values():
+            norm.eval()
+        return functional_call(network, plain, (inputs(make),))
+
+    outputs = [said(network, mode) for mode in (True, True, False, False)]
     assert not torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[2], outputs[3])
-    assert torch.equal(functional_call(built(make).train(), plain, (inputs(),)), outputs[2])
+    assert torch.equal(said(without, True), outputs[2])
 
 
 @EACH
 def test_a_registered_network_takes_what_build_gives(make):
     if make in NETWORKS.names():
-        assert not torch.equal(
-            *(functional_call(built(make, input_drop=0.5).train(), p, (inputs(),)) for p in [weights(built(make))] * 2)
-        )
+        network = built(make, input_drop=0.5).train()
+        plain = weights(network)
+        assert not torch.equal(*(functional_call(network, plain, (inputs(make),)) for _ in range(2)))
+
+
+@EACH
+def test_a_pack_of_networks_is_the_networks(make):
+    """Two members with other weights, in one call: the same numbers, in training and not, and the same statistics."""
+    network = built(make, drop=0.3)
+    members = [weights(network), weights(network)]
+    packed = {name: torch.stack([member[name] for member in members]) for name in members[0]}
+    for training in (False, True):
+        network.train(training)
+        torch.manual_seed(0)
+        together = vmap(lambda w: functional_call(network, w, (inputs(make),)), randomness="same")(packed)
+        for index, member in enumerate(members):
+            torch.manual_seed(0)
+            assert torch.allclose(together[index], functional_call(network, member, (inputs(make),)), atol=1e-11)
 
 
 # -- the multi-layer perceptron ----------------------------------------------------------------------------------------

@@ -157,15 +157,15 @@ class Target:
         return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
-def widths(text: str) -> tuple[int, ...]:
-    """The hidden layers that a text like ``25-25`` or ``none`` means.
+def widths(text: str, knob: str = "layers") -> tuple[int, ...]:
+    """The hidden layers that a text like ``25-25`` or ``none`` means; ``knob`` is what it was given for.
 
     Raises:
         BadValue: anything but whole numbers >= 1 joined by hyphens, or ``none``.
     """
     parts = [] if text.lower() == "none" else text.split("-")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise BadValue("layers", text, "none, or widths joined by hyphens, e.g. 25-25")
+        raise BadValue(knob, text, "none, or widths joined by hyphens, e.g. 25-25")
     return tuple(map(int, parts))
 
 

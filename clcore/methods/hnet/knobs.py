@@ -1,0 +1,54 @@
+"""Hyperparameters of hypernetworks, and of the replay model, that HNET and HNET+R share."""
+
+from dataclasses import dataclass
+
+from clcore.hyper import knob
+from clcore.methods.hnet.generator import ACTIVATIONS, Generator, fitted, widths
+from clcore.methods.hnet.regulariser import FORMS
+
+
+@dataclass(frozen=True)
+class HypernetworkKnobs:
+    """The shape of a hypernetwork, and how it holds old tasks; defaults are those of permuted MNIST."""
+
+    layers: str = knob("25-25", "hidden widths of the hypernetwork joined by hyphens; none: linear", source="HNET, appendix C")
+    activation: str = knob("elu", "after each hidden layer", choices=tuple(ACTIVATIONS), source="HNET, appendix C")
+    embedding_size: int = knob(24, "numbers in a task's embedding", low=1, source="HNET, appendix C: 8 to 128")
+    chunk_embedding_size: int = knob(8, "numbers in a chunk's embedding", low=1, source="HNET, appendix C: 8 to 128")
+    compression: float = knob(
+        1.0, "most numbers stored, as a fraction of the generated weights (where the chunk is none)", low=1e-6,
+        source="HNET, appendix C: no more than the target network has",
+    )  # fmt: skip
+    lookahead: bool = knob(True, "hold old tasks after the step that the task alone would take", source="HNET, eq. 2: dtheta")
+    regulariser: str = knob("delta-gram", "two ways to the same number", choices=FORMS, source="resolved: the cheaper")
+    reg_batch: int = knob(0, "old tasks held in a step, drawn at random; 0: all", low=0, source="HNET, appendix D: 20 and 32")
+    embedding_rate: float = knob(1.0, "factor on the embeddings' learning rate", low=0, packed=True, source="HNET's code: 1")
+    continue_embeddings: bool = knob(False, "embeddings of old tasks move on with theta", source="HNET, appendix C")
+
+    def generator(self, outputs: int, chunk: int | None, tasks: int) -> Generator:
+        """A hypernetwork for ``outputs`` weights, and ``tasks`` embeddings; a chunk of None is fitted.
+
+        Raises:
+            BadValue: layers that are none.
+        """
+        made = Generator(
+            outputs, self.embedding_size, widths(self.layers), chunk or 0, self.chunk_embedding_size, self.activation
+        )  # fmt: skip
+        return fitted(made, self.compression, tasks) if chunk is None else made
+
+
+@dataclass(frozen=True)
+class ReplayKnobs(HypernetworkKnobs):
+    """The replay model: a variational autoencoder whose decoder is generated; defaults are those of split MNIST."""
+
+    encoder: str = knob("400-400", "hidden widths of the replay model's encoder", source="HNET, appendix C")
+    decoder: str = knob("50-150", "hidden widths of its decoder", source="HNET, appendix C: 50-150 (TIR), 250-350 (R)")
+    latent: int = knob(100, "numbers that an image is encoded as", low=1, source="HNET, appendix C")
+    condition_size: int = knob(100, "constant numbers that tell the decoder the task", low=0, source="HNET, appendix C")
+    replay_chunk: int | None = knob(None, "as `chunk`, for the decoder's hypernetwork", low=0, source="HNET, appendix C: 50000")
+    replay_beta: float = knob(
+        0.05, "weight of the decoder's regulariser", low=0, packed=True, source="HNET, appendix C: .05 (TIR), .01 (R)", log=True
+    )
+    replay_share: float = knob(
+        0.5, "share of replayed images in the loss from the second task on", low=0, high=1, packed=True, source="HNET's code: .5"
+    )

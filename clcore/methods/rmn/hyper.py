@@ -1,0 +1,56 @@
+"""RMN's hyperparameters."""
+
+from dataclasses import dataclass
+
+from clcore.hyper import knob
+from clcore.methods.rmn.inference import RULES
+
+
+@dataclass(frozen=True)
+class RMNHyper:
+    """Hyperparameters of RMN; where the paper gives no value, the default was chosen here."""
+
+    map_rate: float = knob(
+        1.0, "factor on the mappings' learning rate (paper: 1 on MNIST, .5 on Omniglot, 10 on CIFAR)", low=0, packed=True,
+        source="RMN, suppl. 3.2", grid=(0.5, 1.0, 3.0, 10.0), search=(0.1, 20), log=True,
+    )  # fmt: skip
+    mu: float = knob(
+        0.05, "mask entries of at most this are pruned once the loss has converged", low=0, high=0.499, packed=True,
+        source="RMN, algorithm 1; suppl. 3.2: .05 and .01", grid=(0.01, 0.05, 0.2), search=(1e-3, 0.4), log=True,
+    )  # fmt: skip
+    beta: float = knob(
+        10.0, "tightness of the pseudo-round, of each layer; its first value where it is learned", low=1, packed=True,
+        source="RMN, eq. 7; suppl. 2.2: from 80 on no difference", search=(5, 200), log=True,
+    )  # fmt: skip
+    learn_beta: bool = knob(
+        True, "learn beta, one a layer and anew in each task (fixed at 80: start mappings near .5, e.g. map_scale .01)",
+        source="RMN, section 4",
+    )  # fmt: skip
+    lambda_l1: float = knob(
+        0.0, "weight of the mean mask: sparsity", low=0, packed=True, source="RMN, section 5.1; suppl. 2.3: not needed",
+        grid=(0.0, 0.001, 0.01, 0.1), search=(1e-6, 0.1), log=True,
+    )  # fmt: skip
+    lambda_overlap: float = knob(
+        0.0, "weight of the mean mask on weights that earlier tasks use: separation", low=0, packed=True,
+        source="RMN, section 5.1", search=(1e-6, 0.1), log=True,
+    )  # fmt: skip
+    map_loc: float = knob(
+        0.5, "where initial mappings lie", low=0, high=1, packed=True, source="resolved here (RMN: a clipped, skewed normal)"
+    )
+    map_scale: float = knob(0.1, "scale of the initial mappings", low=0, packed=True, source="resolved here")
+    map_skew: float = knob(4.0, "skew of the initial mappings; > 0: masks start mostly open", packed=True, source="resolved here")
+    straight_through: float = knob(
+        0.0, "last share of the epochs that trains with rounded masks, as at test", low=0, high=1, source="resolved here"
+    )
+    multi_head: bool = knob(
+        False, "a head a task, without a mask, in place of one head that is masked and frozen like any layer",
+        source="RMN, section 5.1: strict continual learning has none",
+    )  # fmt: skip
+    inference: str = knob(
+        "max-logit", "what makes a task the likeliest where it is not given", choices=RULES, source="RMN, algorithm 2, line 22"
+    )
+    noise: str = knob(
+        "auto", "learn to answer Gaussian noise with nothing; auto: where tasks are to be inferred",
+        choices=("auto", "on", "off"), source="RMN, algorithm 2, lines 14-17",
+    )  # fmt: skip
+    noise_weight: float = knob(1.0, "weight of the noise loss", low=0, packed=True, source="RMN, algorithm 2: a step of its own")
