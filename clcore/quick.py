@@ -46,7 +46,8 @@ def layout_of(benchmark: Benchmark) -> Layout:
     """What a method may know of a benchmark."""
     split = benchmark.tasks[0].train
     low, high = ((value - split.mean) / split.std for value in (0.0, 1.0))  # raw values are at most the scale
-    return Layout(benchmark.scenario, tuple(len(task.classes) for task in benchmark.tasks), low, high)
+    outputs = tuple(len(task.classes) for task in benchmark.tasks)
+    return Layout(benchmark.scenario, outputs, low, high, tuple(benchmark.input_shape))
 
 
 def preferred(method: str, declaration: type) -> dict[str, Any]:

@@ -23,7 +23,9 @@ SCENARIOS = ("task-il", "domain-il", "class-il")
 #: Short training whose schedule ends members at different times.
 QUICK = {"epochs": 5, "patience": 1, "lr_min": 0.04}
 #: Methods for which the rates that the tests ask of all are too high, and what they are multiplied by.
-SLOWER = {"hnet": 0.003}
+SLOWER = {"hnet": 0.003, "hnet-r": 0.0005}
+#: Replay models large enough for digits, for methods that have one.
+LIGHT = {"encoder": "20", "decoder": "10-20", "latent": 8, "condition_size": 8}
 
 
 class TinyConv(Network):
@@ -89,7 +91,7 @@ def learner(name, hypers=({},), *, lrs=None, seed=0, scenario="task-il", dtype=t
     """
     bench = benchmark(data, seed, tasks, scenario, **dict(options))
     method = METHODS.get(name)
-    chosen = [h if not isinstance(h, dict) else hyper.build(method.Hyper, h) for h in hypers]
+    chosen = [h if not isinstance(h, dict) else hyper.build(method.Hyper, {**light(method.Hyper), **h}) for h in hypers]
     settings = hyper.build(Training, {**QUICK, **(preferred(name, Training) if own else {}), **training})
     options = {"dropout": drop, "input_dropout": input_drop, **(network_settings or {})}
     made = method(chosen[0], network(net, bench.input_shape, seed, name, **options), layout_of(bench))
@@ -150,11 +152,16 @@ def begin(learner, task=0):
     return params, memory, at
 
 
+def light(declaration):
+    """Those of ``LIGHT`` that a method has."""
+    return {name: value for name, value in LIGHT.items() if name in hyper.knobs(declaration)}
+
+
 def spread(declaration, count, shared=None):
     """Hyperparameters of ``count`` members that differ in every packed field, as far as it has values to offer."""
     members = []
     for index in range(count):
-        values = dict(shared or {})
+        values = {**light(declaration), **(shared or {})}
         for name in set(hyper.packed_names(declaration)) - set(values):
             knob = hyper.knobs(declaration)[name]
             offered = knob.grid or knob.search or _around(hyper.defaults(declaration)[name], knob)

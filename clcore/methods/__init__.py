@@ -15,6 +15,7 @@ METHODS = Registry(
         "supsup": "clcore.methods.supsup:METHOD",
         "hopsupsup": "clcore.methods.supsup.hopsupsup:METHOD",
         "hnet": "clcore.methods.hnet:METHOD",
+        "hnet-r": "clcore.methods.hnet.replay:METHOD",
         "rmn": "clcore.methods.rmn:METHOD",
     },
 )

@@ -38,12 +38,14 @@ class Layout:
         outputs: number of classes of each task.
         low: smallest value an input can have.
         high: largest value an input can have.
+        shape: of one input, e.g. (1, 28, 28), where it is known.
     """
 
     scenario: Scenario
     outputs: tuple[int, ...]
     low: float = 0.0
     high: float = 1.0
+    shape: tuple[int, ...] = ()
 
     def offset(self, task: int) -> int:
         """First output of a task in a head that spans all classes (class-il)."""

@@ -1,6 +1,6 @@
 """Learning from a stream that does not say which task an example belongs to, nor how many there are."""
 
-from clcore.streams.learner import StreamLearner, Watch
+from clcore.streams.learner import StreamLearner, Verdict, Watch
 from clcore.streams.sampler import Stream
 
-__all__ = ["Stream", "StreamLearner", "Watch"]
+__all__ = ["Stream", "StreamLearner", "Verdict", "Watch"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from clcore.streams.sampler import confusion
 from clcore.trainer import EVAL_BATCH, Pool, Trainer
 from clcore.training import Training
 
+#: What a watch says of a batch: learn it with the mapping in training; hold it until the next one; learn it, and what is held,
+#: with a new mapping.
+Verdict = Literal["known", "wait", "new"]
+
 
 class Watch(Protocol):
     """A method's eyes on a stream; it looks at the learner and changes nothing in it."""
@@ -22,7 +26,7 @@ class Watch(Protocol):
     def news(self, learner: "StreamLearner", batch: Batch) -> Tensor:
         """Which examples to learn from, bool, shape [batch]: what earlier mappings do not know."""
 
-    def wants_new(self, learner: "StreamLearner", batch: Batch) -> bool:
+    def verdict(self, learner: "StreamLearner", batch: Batch) -> Verdict:
         """Whether the batch, of news alone, is of a task that no mapping knows."""
 
     def begun(self, learner: "StreamLearner") -> None:
@@ -66,6 +70,7 @@ class StreamLearner:
         self.hp = stack_hyper([Member(method.hyper, training.lr)], dtype, torch.device(device))
         self.lr = torch.tensor([training.lr], dtype=dtype, device=device)
         self.seen = Seen()
+        self.held: list[Batch] = []
         weights = {n: t.to(device, dtype) for n, t in method.network.body_weights().items()}
         with torch_stream(seed, "start"):
             self.memory: Tensors = packed(method.start)(stack(weights, 1))
@@ -76,19 +81,22 @@ class StreamLearner:
         """Mappings begun, the one in training included."""
         return len(self.seen.starts)
 
-    def feed(self, batch: Batch) -> float:
-        """Learns one batch; NaN if it held no news, otherwise the loss on it before the step."""
+    def feed(self, batch: Batch) -> list[float]:
+        """Takes in one batch; the loss before each step that it led to (none while a batch is held)."""
         news = self.watch.news(self, batch)
         self.seen.used.append(float(news.double().mean()))
-        batch = Batch(batch.inputs[news], batch.labels[news])
-        loss = float("nan")
-        if len(batch.labels) > 1:  # a single example cannot be normalised by its batch
-            if self.watch.wants_new(self, batch) and self.mappings < self.limit:
-                self._close()
+        losses: list[float] = []
+        if int(news.sum()) > 1:  # a single example cannot be normalised by its batch
+            self.held.append(Batch(batch.inputs[news], batch.labels[news]))
+            verdict = self.watch.verdict(self, self.held[-1])
+            if verdict == "new" and self.mappings < self.limit:
+                self.memory = self._ended()
                 self._begin()
-            loss = self._step(batch)
+            if verdict != "wait":
+                losses = [self._step(held) for held in self.held]
+                self.held = []
         self.seen.step += 1
-        return loss
+        return losses
 
     def logits(self, mapping: int, inputs: Tensor) -> Tensor:
         """Outputs under a mapping as at test, shape [batch, classes]; the last is the one in training."""
@@ -141,9 +149,6 @@ class StreamLearner:
         with torch.no_grad():
             self.params = packed(end)(self.params, self.working, self.hp, loss)
         return float(loss)
-
-    def _close(self) -> None:
-        self.memory = self._ended()
 
     def _ended(self) -> Tensors:
         """Memory as it would be if the mapping in training ended now."""

@@ -24,11 +24,15 @@ WAYS = [(name, {}) for name in NAMES] + [
     ("tfm", {"search_growth": True}),
     ("tfm", {"search_growth": True, "retrain": True}),
     ("tfm", {"fn_position": "post", "growth_unit": "weights", "new_columns": "zero"}),
+    ("hnet", {"regulariser": "direct", "reg_heads": "own", "reg_batch": 1, "lookahead": False, "layers": "none"}),
+    ("hnet", {"continue_embeddings": True, "chunk": 0, "layers": "7", "embedding_size": 3, "activation": "sigmoid"}),
     ("supsup", {"mask": "threshold", "score_init": "mask-mean", "outputs": 7}),
     ("supsup", {"score_init": "score-mean"}),
 ]
 #: Methods whose parameters only say which fixed weights or units are on: whatever their size, the network stays finite.
 ONLY_SCORES = {"supsup", "hopsupsup"}
+#: Ways that differ only where the task is not given.
+WITHOUT_IDS = [(name, {}) for name in NAMES] + [("hnet", {"inference": "classifier"})]
 IN_EACH_WAY = pytest.mark.parametrize(("name", "shared"), WAYS, ids=lambda v: v if isinstance(v, str) else "-".join(v) or "plain")
 #: High rates, so that validation losses rise now and then: members lose patience, and some leave the pack early.
 LRS = [0.3, 3.5, 1.2]
@@ -70,10 +74,10 @@ def test_a_pack_ends_where_its_members_end_alone(name, shared):
         assert max(report.members[0].epochs for report in reports[1:]) > 2
 
 
-@EACH
+@pytest.mark.parametrize(("name", "shared"), WITHOUT_IDS)
 @pytest.mark.parametrize("scenario", SCENARIOS[1:])
-def test_a_pack_ends_where_its_members_end_alone_without_task_ids(name, scenario):
-    check_pack_is_solo(name, {}, scenario=scenario, epochs=2)
+def test_a_pack_ends_where_its_members_end_alone_without_task_ids(name, shared, scenario):
+    check_pack_is_solo(name, shared, scenario=scenario, epochs=2)
 
 
 @EACH

@@ -75,7 +75,7 @@ class HNET(Method):
         if hyper.inference == "classifier" and layout.scenario != "task-il":
             if network.norms:
                 raise BadValue("inference", "classifier", "entropy here: the classifier has no statistics of its own")
-            self.classifier = TaskClassifier(self.logits, replay_model(hyper, network, layout))
+            self.classifier = TaskClassifier(self.logits, replay_model(hyper, layout))
 
     @cached_property
     def target(self) -> Target:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from clcore.methods.hnet.generator import Factors
+from clcore.methods.hnet.gram import SquaredChange
 
 FORMS = ("delta-gram", "direct")
 
@@ -107,9 +108,8 @@ def _squared(change: Tensor, layer: Tensor, hidden: Tensor, moved: Tensor, gram:
     hidden, moved = hidden.flatten(0, -2), moved.flatten(0, -2)
     if len(hidden) <= hidden.shape[1]:
         return (change @ hidden.T + layer @ moved.T).square().sum()
-    gram = layer.T @ layer if gram is None else gram
-    both = 2 * (change.T @ layer) * (hidden.T @ moved)
-    return ((change.T @ change) * (hidden.T @ hidden) + both + gram * (moved.T @ moved)).sum()
+    squared: Tensor = SquaredChange.apply(change, layer, layer.T @ layer if gram is None else gram, hidden, moved)[0]  # type: ignore[no-untyped-call]
+    return squared
 
 
 def _squared_at(change: Tensor, layer: Tensor, hidden: Tensor, moved: Tensor, positions: Tensor) -> Tensor:

@@ -10,18 +10,17 @@ and the largest value an input can have, which :class:`clcore.methods.base.Layou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clcore.errors import BadValue
 from clcore.methods.base import At, Layout, Tensors, symmetric
 from clcore.methods.hnet.generator import Target, widths
 from clcore.methods.hnet.hypernetwork import EMBEDDING, Hypernetwork
 from clcore.methods.hnet.knobs import ReplayKnobs
 from clcore.methods.hnet.regulariser import Held
-from clcore.networks.base import INPUT_UNITS, Network
 
 ENCODER, DECODER = "encoder.", "decoder."
 CONDITIONS = DECODER + "conditions"
@@ -32,7 +31,7 @@ class ReplayModel:
     """Learns to make images of each task, and keeps making those of old ones.
 
     Attributes:
-        pixels: numbers in an image.
+        shape: of an image, e.g. (1, 28, 28).
         tasks: tasks it is to learn: all but the last of a benchmark.
         low: value of a black pixel in the benchmark's inputs.
         high: value of a white one.
@@ -43,7 +42,7 @@ class ReplayModel:
         hypernetwork: generates the decoder.
     """
 
-    pixels: int
+    shape: tuple[int, ...]
     tasks: int
     low: float
     high: float
@@ -85,36 +84,36 @@ class ReplayModel:
         """
         images = (inputs.flatten(1) - self.low) / (self.high - self.low)
         encoded = _mlp({name: params[ENCODER + name] for name in self.encoder.shapes}, images)
-        mean, log_variance = encoded.split(self.latent, -1)
+        mean, log_variance = encoded[:, : self.latent], encoded[:, self.latent :]
         noise = torch.randn_like(mean) if at.phase == "train" else torch.zeros_like(mean)
         latent = mean + (log_variance / 2).exp() * noise
         made = self._decode(self.hypernetwork.weights(params, memory, at.task), memory[CONDITIONS][at.task], latent)
         prior = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1).mean()
-        return F.binary_cross_entropy_with_logits(made, images) + prior / self.pixels
+        pixels: Tensor = F.binary_cross_entropy_with_logits(made, images)
+        return pixels + prior / prod(self.shape)
 
     def replay(self, memory: Tensors, tasks: Sequence[int], count: int) -> Tensor:
-        """New images of old tasks as a benchmark's inputs, shape [tasks, count, pixels], from the memory's decoders."""
+        """New images of old tasks as a benchmark's inputs, shape [tasks, count, *shape], from the memory's decoders."""
         made = []
         for task in tasks:
             constants = memory[CONDITIONS]
             latent = torch.randn(count, self.latent, dtype=constants.dtype, device=constants.device)
             made.append(torch.sigmoid(self._decode(self.hypernetwork.weights({}, memory, task), constants[task], latent)))
-        return self.low + (self.high - self.low) * torch.stack(made)
+        images = torch.stack(made).reshape(len(made), count, *self.shape)
+        return self.low + (self.high - self.low) * images
 
     def _decode(self, flat: Tensor, constants: Tensor, latent: Tensor) -> Tensor:
         inputs = torch.cat([latent, constants.expand(len(latent), -1)], -1)
         return _mlp(self.decoder.split(flat), inputs)
 
 
-def replay_model(hyper: ReplayKnobs, network: Network, layout: Layout) -> ReplayModel:
-    """The replay model for a network's inputs.
+def replay_model(hyper: ReplayKnobs, layout: Layout) -> ReplayModel:
+    """The replay model for a benchmark's images; fully connected, whatever the classifier is.
 
     Raises:
-        BadValue: a network that does not take flat images.
+        BadValue: widths that are none.
     """
-    pixels = network.units[INPUT_UNITS]
-    if dict(network.named_parameters())[network.wires[0].weight].dim() != 2:
-        raise BadValue("network", type(network).__name__, "a fully connected network here: replayed images are flat")
+    pixels = prod(layout.shape)
     encoder = Target(_layers((pixels, *widths(hyper.encoder, "encoder"), 2 * hyper.latent)))
     decoder = Target(_layers((hyper.latent + hyper.condition_size, *widths(hyper.decoder, "decoder"), pixels)))
     tasks = len(layout.outputs) - 1
@@ -123,7 +122,7 @@ def replay_model(hyper: ReplayKnobs, network: Network, layout: Layout) -> Replay
         hyper.lookahead, hyper.reg_batch, hyper.continue_embeddings,
     )  # fmt: skip
     parts = encoder, decoder, hyper.latent, hyper.condition_size, hypernetwork
-    return ReplayModel(pixels, tasks, layout.low, layout.high, *parts)
+    return ReplayModel(layout.shape, tasks, layout.low, layout.high, *parts)
 
 
 def share_of(batch: int, tasks: int) -> int:

@@ -19,8 +19,8 @@ class RMNHyper:
         source="RMN, algorithm 1; suppl. 3.2: .05 and .01", grid=(0.01, 0.05, 0.2), search=(1e-3, 0.4), log=True,
     )  # fmt: skip
     beta: float = knob(
-        10.0, "tightness of the pseudo-round, of each layer; its first value where it is learned", low=1, packed=True,
-        source="RMN, eq. 7; suppl. 2.2: from 80 on no difference", search=(5, 200), log=True,
+        40.0, "tightness of the pseudo-round, of each layer; its first value where it is learned (loose: rounding costs accuracy)",
+        low=1, packed=True, source="RMN, eq. 7; suppl. 2.2: from 80 on no difference", search=(5, 200), log=True,
     )  # fmt: skip
     learn_beta: bool = knob(
         True, "learn beta, one a layer and anew in each task (fixed at 80: start mappings near .5, e.g. map_scale .01)",
@@ -35,7 +35,12 @@ class RMNHyper:
         source="RMN, section 5.1", search=(1e-6, 0.1), log=True,
     )  # fmt: skip
     map_loc: float = knob(
-        0.5, "where initial mappings lie", low=0, high=1, packed=True, source="resolved here (RMN: a clipped, skewed normal)"
+        0.45,
+        "where initial mappings lie (.45: three masks in five start open; higher: the network fills sooner)",
+        low=0,
+        high=1,
+        packed=True,
+        source="resolved here (RMN: a clipped, skewed normal)",
     )
     map_scale: float = knob(0.1, "scale of the initial mappings", low=0, packed=True, source="resolved here")
     map_skew: float = knob(4.0, "skew of the initial mappings; > 0: masks start mostly open", packed=True, source="resolved here")

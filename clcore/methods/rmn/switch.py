@@ -12,7 +12,7 @@ from torch import Tensor
 from clcore.methods.base import Batch
 from clcore.methods.rmn.inference import familiar, surprise
 from clcore.methods.rmn.welch import welch
-from clcore.streams.learner import StreamLearner
+from clcore.streams.learner import StreamLearner, Verdict
 
 #: Share of the newest batch in the level of activations that a mapping is used to.
 MOMENTUM = 0.1
@@ -31,7 +31,7 @@ class TaskSwitch:
         grace: batches after a new mapping began in which it is not asked for another one.
     """
 
-    def __init__(self, p: float = 1e-3, in_a_row: int = 2, lag: int = 1, probability: float = 0.99, grace: int = 20) -> None:
+    def __init__(self, p: float = 1e-3, in_a_row: int = 2, lag: int = 10, probability: float = 0.99, grace: int = 20) -> None:
         self.p, self.in_a_row, self.lag, self.probability, self.grace = p, in_a_row, lag, probability, grace
         self.levels: list[float] = []
         self.accepted: deque[Tensor] = deque(maxlen=lag)
@@ -44,18 +44,19 @@ class TaskSwitch:
             known |= familiar(learner.logits(mapping, batch.inputs), self.probability, level)
         return ~known
 
-    def wants_new(self, learner: StreamLearner, batch: Batch) -> bool:
-        """Whether the mapping in training is less sure of the batch than of the one before, several times in a row."""
+    def verdict(self, learner: StreamLearner, batch: Batch) -> Verdict:
+        """``new`` if the mapping in training is less sure of the batch than of the one before, several times in a row."""
         logits = learner.logits(learner.mappings - 1, batch.inputs)
         sure = surprise(logits)
         if len(self.accepted) == self.lag and learner.seen.step - learner.seen.starts[-1] >= self.grace:
             result = welch(sure, self.accepted[0])
             self.row = self.row + 1 if result.p < self.p and result.statistic < 0 else 0
-        if not self.row:
-            self.accepted.append(sure)
-            level = float(logits.amax(-1).quantile(LOW_QUANTILE))
-            self.levels[-1] = self.levels[-1] + MOMENTUM * (level - self.levels[-1]) if self.levels[-1] > 0 else level
-        return self.row >= self.in_a_row
+        if self.row:
+            return "new" if self.row >= self.in_a_row else "wait"
+        self.accepted.append(sure)
+        level = float(logits.amax(-1).quantile(LOW_QUANTILE))
+        self.levels[-1] += (MOMENTUM if self.levels[-1] else 1.0) * (level - self.levels[-1])
+        return "known"
 
     def begun(self, learner: StreamLearner) -> None:
         """Nothing is known yet of what the new mapping is sure of."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from clcore.masks import Mask
 from clcore.methods.base import FLOAT_BYTES, At, Batch, Layout, Tensors
 from clcore.methods.supsup import bits, hopfield, inference, masks
 from clcore.methods.supsup.fixed import SEED_BYTES, FixedWeights, fixed
-from clcore.networks.base import HEAD, Network
+from clcore.networks.base import Network
 
 SCORES = "scores."
 PSI = "psi."
@@ -71,10 +70,9 @@ class HopSupSup(FixedWeights):
         for norm in network.norm_modules.values():
             norm.by_batch = True
 
-    @cached_property
-    def private_heads(self) -> bool:
-        """One output layer has the classes of all tasks, as many as were seen so far."""
-        return self.layout.scenario == "task-il"
+    def label_offset(self, task: int) -> int:
+        """In class-il the output layer has the classes of all tasks from the first on, so that every mask is learned under them."""
+        return self.layout.offset(task) if self.layout.scenario == "class-il" else 0
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -95,7 +93,7 @@ class HopSupSup(FixedWeights):
             mask = {name: masks.threshold(params[SCORES + name]) for name in self.units}
         else:
             mask = self._split(bits.unpack(memory[MASKS][at.task], sum(self.units.values()), memory[MEAN]))
-        return self._gated(memory, mask, at)
+        return self._gated(memory, mask)
 
     def condition(
         self, grads: Tensors, params: Tensors, memory: Tensors, hp: Tensors, at: At,
@@ -118,15 +116,12 @@ class HopSupSup(FixedWeights):
         mean = memory[MEAN] + (2 * mask - 1 - memory[MEAN]) / (len(memory[MASKS]) + 1)
         return {**memory, **psi, MEAN: mean, MASKS: torch.cat([memory[MASKS], bits.pack(mask)[None]])}
 
-    def _gated(self, memory: Tensors, mask: Tensors, at: At) -> Tensors:
+    def _gated(self, memory: Tensors, mask: Tensors) -> Tensors:
         """The network's tensors under a mask of its units; running statistics are there but not looked at."""
         like = next(iter(mask.values()))
         statistics = {n: t.to(like) for n, t in self.network.named_buffers() if n in self.network.statistics}
         gains = {f"{name}.gain": part for name, part in mask.items()}
-        weights = {**fixed(memory), **statistics, **gains}
-        if self.layout.scenario == "class-il":
-            weights |= {f"{HEAD}.{part}": weights[f"{HEAD}.{part}"][: self.layout.offset(at.seen)] for part in self.head_parts}
-        return weights
+        return {**fixed(memory), **statistics, **gains}
 
     def _split(self, flat: Tensor) -> Tensors:
         return dict(zip(self.units, torch.split(flat, list(self.units.values())), strict=True))
@@ -138,26 +133,28 @@ class HopSupSup(FixedWeights):
 
         In class-il a class says its task. In domain-il, where the task does not count, it is that of the most similar mask.
         """
-        mask = masks.threshold(self.recovered(memory, hp, inputs, ats[-1]))
-        decided = self.decide(self.logits(self._gated(memory, self._split(mask), ats[-1]), inputs, ats[-1]))
+        mask = masks.threshold(self.recovered(memory, hp, inputs))
+        logits = self.logits(self._gated(memory, self._split(mask)), inputs, ats[-1])
         if self.layout.scenario != "class-il":
             similar = (bits.unpack(memory[MASKS], len(mask), mask) == mask).sum(-1)
-            return similar.argmax().expand_as(decided), decided
-        owners = torch.tensor([at.task for at in ats for _ in range(self.layout.outputs[at.task])], device=decided.device)
-        firsts = torch.tensor([self.layout.offset(at.task) for at in ats], device=decided.device)
+            return similar.argmax().expand(len(inputs)), self.decide(logits)
+        owners = torch.tensor([at.task for at in ats for _ in range(self.layout.outputs[at.task])], device=logits.device)
+        firsts = torch.tensor([self.layout.offset(at.task) for at in ats], device=logits.device)
+        decided = self.decide(logits[:, : len(owners)])  # the classes seen so far
         tasks = owners[decided]
         return tasks, decided - firsts[tasks]
 
-    def recovered(self, memory: Tensors, hp: Tensors, inputs: Tensor, at: At) -> Tensor:
+    def recovered(self, memory: Tensors, hp: Tensors, inputs: Tensor) -> Tensor:
         """*Packed.* Scores whose signs are the mask found for ``inputs``, shape [units] (SupSup, App. B.2)."""
         batches = torch.split(inputs, self.hyper.recovery_batch)
+        at = At(0, "eval", 1)
 
         def energy(scores: Tensor) -> Tensor:
             zs = self._split(2 * masks.threshold(scores) - 1)
             return torch.stack([hopfield.energy(memory[PSI + name], z) for name, z in zs.items()]).sum()
 
         def entropy(scores: Tensor, step: int) -> Tensor:
-            weights = self._gated(memory, self._split(masks.threshold(scores)), at)
+            weights = self._gated(memory, self._split(masks.threshold(scores)))
             return inference.entropy(self.logits(weights, batches[step], at))
 
         constants = hopfield.Recovery(hp["gamma"], hp["recovery_lr"], self.hyper.recovery_momentum, self.hyper.recovery_decay)

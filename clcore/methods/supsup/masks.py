@@ -66,16 +66,20 @@ def _largest(sizes: Tensor, kept: Tensor) -> Tensor:
     of each: a tenth of the time of sorting, no number leaves the device, and the count may differ between members.
     """
     bits = sizes.view(torch.int64 if sizes.dtype == torch.float64 else torch.int32)
-    taken, tied, open_places = torch.zeros_like(bits, dtype=torch.bool), torch.ones_like(bits, dtype=torch.bool), kept
+    prefix, missing = (
+        torch.zeros_like(kept),
+        kept,
+    )  # the digits so far of the smallest one kept; how many to keep among those with them
     for shift in range(8 * sizes.element_size() - DIGIT, -1, -DIGIT):
-        digits = (bits >> shift).bitwise_and(2**DIGIT - 1).long()
-        counts = torch.zeros(2**DIGIT, dtype=torch.long, device=bits.device).scatter_add(0, digits, tied.long())
+        shifted = bits >> shift
+        digits, counted = shifted.bitwise_and(2**DIGIT - 1).long(), (shifted >> DIGIT) == prefix
+        counts = torch.zeros(2**DIGIT, dtype=torch.int32, device=bits.device).scatter_add(0, digits, counted.int())
         at_least = counts.flip(0).cumsum(0).flip(0)
-        digit = (at_least >= open_places).sum() - 1  # the largest that still fills all open places
-        taken = taken | (tied & (digits > digit))
-        tied = tied & (digits == digit)
-        open_places = open_places - (at_least - counts).gather(0, digit[None])[0]
-    return taken | (tied & (tied.long().flip(0).cumsum(0).flip(0) <= open_places))
+        digit = (at_least >= missing).sum() - 1
+        missing = missing - (at_least - counts).gather(0, digit[None])[0]
+        prefix = (prefix << DIGIT) | digit
+    tied = bits == prefix
+    return (bits > prefix) | (tied & (tied.flip(0).cumsum(0).flip(0) <= missing))
 
 
 def _straight_through(mask: Tensor, scores: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""HNET+R: an ordinary classifier that rehearses images of old tasks; only the replay model's decoder is generated and held.
+
+Old tasks' answers come from the classifier as it was before the task (soft targets; HNET, section 2.3 and appendix B).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from clcore.hyper import knob
+from clcore.methods.base import At, Batch, Layout, Method, Stage, Tensors
+from clcore.methods.hnet.knobs import ReplayKnobs
+from clcore.methods.hnet.method import HNET
+from clcore.methods.hnet.vae import DECODER, ENCODER, REPLAY, REPLAY_EMBEDDING, replay_model, share_of
+from clcore.networks.base import HEAD, Network
+
+HEADS = "heads."
+
+
+@dataclass(frozen=True)
+class HNETReplayHyper(ReplayKnobs):
+    """Hyperparameters of HNET+R."""
+
+    decoder: str = knob("250-350", "hidden widths of the replay model's decoder", source="HNET, appendix C: split MNIST")
+    distill_temperature: float = knob(
+        2.0, "old and new answers to replayed images are compared at logits divided by it", low=1e-3, packed=True,
+        source="HNET's code: 2 (after van de Ven & Tolias, 2018)",
+    )  # fmt: skip
+
+
+class HNETReplay(Method):
+    """Generative replay whose generator is protected by a hypernetwork; at test it is a plain network."""
+
+    Hyper = HNETReplayHyper
+    clip = inf  # HNET's code does not clip
+    training_only = (ENCODER, DECODER)
+    defaults: ClassVar[Mapping[str, Any]] = HNET.defaults
+
+    def __init__(self, hyper: Any, network: Network, layout: Layout) -> None:
+        super().__init__(hyper, network, layout)
+        self.replay = replay_model(hyper, layout)
+
+    def stages(self, at: At) -> Sequence[Stage]:
+        """The classifier, and then the replay model unless the task is the last."""
+        main = Stage("train", (at.task,), (*self.body, HEAD, HEADS))
+        return [main, Stage("replay", (at.task,), REPLAY)] if at.task < self.replay.tasks else [main]
+
+    def start(self, weights: Tensors) -> Tensors:
+        """*Packed.* The classifier and a new replay model."""
+        return {**super().start(weights), **self.replay.start(next(iter(weights.values())))}
+
+    def prepare(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* What the decoder's regulariser compares with."""
+        return self.replay.hypernetwork.prepare(memory)
+
+    def begin_task(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* Body and head, the heads of old tasks (they are rehearsed too), and the replay model."""
+        heads = {name: tensor for name, tensor in memory.items() if name.startswith(HEADS)}
+        return {**super().begin_task(memory, hp, at), **heads, **self.replay.begin(memory, at.task)}
+
+    def loss(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batch: Batch) -> Tensor:
+        """*Packed.* Cross-entropy, half of the loss on replayed images with soft targets; on validation data without them."""
+        if at.stage == "replay":
+            return self.replay.loss(params, memory, at, batch.inputs)
+        real = super().loss(params, memory, hp, at, batch)
+        if at.task == 0 or at.phase == "eval":
+            return real
+        images = self.replay.replay(memory, range(at.task), share_of(len(batch.labels), at.task))
+        share = hp["replay_share"]
+        return (1 - share) * real + share * self._rehearsed(params, memory, hp, at, images)
+
+    def condition(
+        self, grads: Tensors, params: Tensors, memory: Tensors, hp: Tensors, at: At,
+        preview: Callable[[Tensors], Tensors],
+    ) -> Tensors:  # fmt: skip
+        """*Packed.* Old tasks' decoders are held by the hypernetwork's regulariser (HNET, eq. 2)."""
+        return self.replay.hypernetwork.hold(grads, params, memory, hp["replay_beta"], preview)
+
+    def rates(self, hp: Tensors) -> Tensors:
+        """*Packed.* Embeddings learn at a rate of their own."""
+        return {REPLAY_EMBEDDING: hp["embedding_rate"]}
+
+    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
+        """*Packed.* Keeps the classifier, all heads, and the replay model."""
+        heads = {name: tensor for name, tensor in params.items() if name.startswith(HEADS)}
+        return {**super().end_task(params, memory, hp, at, batches), **heads, **self.replay.end(params, at.task)}
+
+    def _rehearsed(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, images: Tensor) -> Tensor:
+        """Mean distillation loss of replayed images, shape [tasks, count, ...]."""
+        now, temperature = self.effective_weights(params, memory, hp, at), hp["distill_temperature"]
+        if not self.private_heads:
+            before = At(at.task - 1, "eval", at.task)
+            old = self.logits(self.effective_weights({}, memory, hp, before), images.flatten(0, 1), before)
+            return distillation(self.logits(now, images.flatten(0, 1), at), old, temperature)
+        losses = images.new_zeros(())
+        for task in range(at.task):
+            before = At(task, "eval", at.task)
+            old = self.logits(self.effective_weights({}, memory, hp, before), images[task], before)
+            head = {f"{HEAD}.{part}": params[f"{HEADS}{task}.{part}"] for part in self.head_parts}
+            losses = losses + distillation(self.logits({**now, **head}, images[task], at), old, temperature)
+        return losses / at.task
+
+
+def distillation(logits: Tensor, old: Tensor, temperature: Tensor) -> Tensor:
+    """Cross-entropy with soft targets, times the squared temperature; scalar.
+
+    Args:
+        logits: shape [batch, classes].
+        old: of the classifier as it was, shape [batch, old classes]; classes that it did not have get probability 0 (van de Ven
+            & Tolias; HNET's code gives them logit 0 instead, and so some probability).
+        temperature: what both are divided by.
+    """
+    targets = F.pad((old / temperature).softmax(-1), (0, logits.shape[1] - old.shape[1]))
+    losses = -(targets * (logits / temperature).log_softmax(-1)).sum(-1)
+    return losses.mean() * temperature**2
+
+
+METHOD = HNETReplay
