@@ -27,7 +27,8 @@ class MemberReport:
         reuse: share of this task's weights that each task so far uses too, [tasks so far] (HAT, Fig. 6).
         inferred: share of each task's test examples that was taken for each task, [tasks so far, tasks so far]; empty where
             the task is given, and between two evaluations of all tasks (RMN, Fig. 2).
-        compressed: share of weights that is left when only this task's units are kept, heads excluded and included.
+        compressed: share of weights that is left when only this task's units are kept, heads excluded and included; or what the
+            method says of itself (:meth:`clcore.methods.base.Method.compressed`).
     """
 
     member: int
@@ -84,6 +85,8 @@ def weights_in_use(masks: dict[str, Mask]) -> dict[str, Tensor]:
 
 def monitoring(method: Method, memory: Tensors, seen: int) -> dict[str, object]:
     """HAT's monitoring quantities of one member after ``seen`` tasks, as fields of :class:`MemberReport`."""
+    if seen and (stored := method.compressed(memory)):
+        return {"compressed": stored}
     masks = [method.masks(memory, task) for task in range(seen)]
     if masks and weights_in_use(masks[-1]):
         return of_weights([weights_in_use(task) for task in masks])

@@ -272,6 +272,8 @@ def test_bytes_are_theta_and_an_embedding_a_task():
     weights = 64 * 16 + 16 + 16 * 17 + 6 * 17
     theta = math.ceil(weights / 100) * 4 + 10 * (10 + 1) + 10 * 11 + 100 * 11
     assert [r.members[0].bytes for r in reports] == [4 * (theta + tasks * 6) for tasks in range(4)]
+    ratios = [{"stored": pytest.approx((theta + tasks * 6) / weights)} if tasks else {} for tasks in range(4)]
+    assert [r.members[0].compressed for r in reports] == ratios
     assert set(one.memory) == {*one.method.generator.shapes, "embedding.0", "embedding.1", "embedding.2"}
 
 

@@ -123,6 +123,10 @@ def test_pruned_entries_stay_zero_for_the_rest_of_the_task(share):
     for phase in ("train", "eval"):
         weights = made.method.effective_weights(moved, own[1], own[2], replace(at, phase=phase))
         assert all(bool((weights[n][gone] == 0).all()) for n, gone in pruned.items())
+    pushed = {**moved, **{f"maps.{n}": torch.ones_like(gone, dtype=made.dtype) for n, gone in pruned.items()}}
+    for phase in ("train", "eval"):  # whatever Adam's momentum makes of the mapping
+        weights = made.method.effective_weights(pushed, own[1], own[2], replace(at, phase=phase))
+        assert all(bool((weights[n][gone] == 0).all()) for n, gone in pruned.items())
     once_more = made.method.end_epoch(moved, own[1], own[2], at, torch.tensor(1.0))
     assert all(bool(once_more[f"state.pruned.{n}"][gone].all()) for n, gone in pruned.items())
     kept = made.method.end_task(moved, own[1], own[2], at, [Batch(torch.rand(8, 1, 8, 8), torch.zeros(8))])
@@ -290,6 +294,16 @@ def test_noise_is_to_be_answered_with_nothing_where_tasks_are_inferred(noise, sc
 
 
 # -- normalisation and inference ---------------------------------------------------------------------------------------
+
+
+def test_an_old_task_is_evaluated_with_its_own_statistics_not_with_the_batchs():
+    """One example at a time gives what all give together, also right after training."""
+    made, _ = trained(dtype=torch.float64, epochs=1)
+    memory, hp, at = made.memory_of(0), member(made.hp, 0), made.learned[1]
+    inputs, _ = benchmark().test(1).batch(torch.arange(10), torch.float64)
+    weights = made.method.effective_weights({}, memory, hp, at)
+    one = torch.cat([made.method.logits(weights, x[None], at) for x in inputs])
+    assert torch.allclose(one, made.method.logits(weights, inputs, at), atol=1e-12)
 
 
 def test_statistics_kept_are_those_of_the_rounded_masks():

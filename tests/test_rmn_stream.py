@@ -153,7 +153,7 @@ def learner_of(limit=6, **watch):
 @pytest.mark.parametrize("transition", [0, 8])
 def test_tasks_are_found_learned_and_told_apart(transition):
     bench = permuted()
-    stream, learner = Stream(bench, 64, passes=3, transition=transition), learner_of()
+    stream, learner = Stream(bench, 64, passes=4, transition=transition), learner_of()
     starts = [0, stream.lengths[0], sum(stream.lengths[:2])]
     old = None
     for batch in stream:

@@ -207,10 +207,14 @@ def test_answers_are_those_of_the_algorithms_written_down(way, chunk, monkeypatc
 
 
 def test_answers_of_a_normalised_network_mix_its_statistics_too():
-    made = learned_without_ids([INFERS], tasks=3, norm="batch-plain")
-    x = noisy(torch.cat([made.benchmark.test(t).batch(torch.arange(30), torch.float64)[0] for t in range(3)]))
+    use = {**INFERS, "images": 1, "infer_batch": 8}
+    made = learned_without_ids([use], norm="batch-plain")
+    x = 20 * noisy(
+        torch.cat([made.benchmark.test(t).batch(torch.arange(30), torch.float64)[0] for t in range(5)])
+    )  # more than the statistics
     tasks, classes = made.method.answers(*alone(made), x, made.learned)
-    assert (tasks.tolist(), classes.tolist()) == plain_answers(made, 0, x, INFERS)
+    assert (tasks.tolist(), classes.tolist()) == plain_answers(made, 0, x, use)
+    assert len(set(tasks.tolist())) > 1
 
 
 def test_the_number_of_forward_passes_does_not_grow_with_the_tasks(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from helpers import begin, finish, learner
 from torch import nn
 
-from clcore.methods import At
+from clcore.methods import At, Batch
 from clcore.pack import packed
 
 DOUBLE = {"own": True, "dtype": torch.float64, "net": "mlp:24-24"}
@@ -170,6 +170,16 @@ def test_weights_are_signed_constants_and_never_change():
         assert torch.equal(tensor, made.memory[name])
         assert tensor.abs().unique().tolist() == pytest.approx([(2 / tensor.shape[2]) ** 0.5])
     assert len(before["fixed.head.weight"][0]) == 6
+
+
+@pytest.mark.parametrize(("scenario", "first"), [("task-il", 0), ("domain-il", 0), ("class-il", 2)])
+def test_a_task_is_learned_under_all_outputs(scenario, first):
+    made = learner("hopsupsup", scenario=scenario, **DOUBLE)
+    params, memory, hp = ({n: t[0] for n, t in d.items()} for d in (*begin(made, 1)[:2], made.hp))
+    x, labels = made.benchmark.tasks[1].train.batch(torch.arange(30), torch.float64)
+    wanted = nn.functional.cross_entropy(plain_net(memory, torch.ones(48, dtype=torch.float64), x), labels + first)
+    found = made.method.loss(params, memory, hp, At(1, "train", 2), Batch(x, labels))
+    assert float(found) == pytest.approx(float(wanted), abs=1e-9)
 
 
 def test_the_network_is_normalised_by_default():

@@ -170,6 +170,11 @@ def test_scores_from_masks_have_the_norm_of_fresh_ones_and_the_order_of_the_mean
     assert float(plain[1, 1]) > 0  # or its gradient would be nothing for ever
 
 
+def test_a_threshold_mask_starts_with_what_half_of_the_tasks_use():
+    mean = torch.tensor([[0.49, 0.5], [0.51, 0.0]])
+    assert (scores.from_masks(mean, torch.ones(2, 2), centred=True) >= 0).tolist() == [[False, True], [True, False]]
+
+
 def test_scores_from_masks_that_say_nothing_are_numbers():
     assert scores.from_masks(torch.full((2, 2), 0.5), torch.ones(2, 2), centred=True).isfinite().all()
     assert scores.from_masks(torch.zeros(2, 2), torch.ones(2, 2), centred=False).isfinite().all()

@@ -12,8 +12,9 @@ start   pack, attempt: int
 task    pack, seen, checkpoint: path relative to the sweep folder | null, members: [{trial, validation: [T] | null,
         test: [T], train_loss, epochs, seconds (of this task alone), bytes, capacity: {layer: fraction, and "total" if
         the method has one}, reuse: [..] | null; and where the method has masks use: {layer: fraction, "total"} of
-        this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only; and where
-        the task was inferred inferred: [[..]]: share of each task's test examples taken for each task so far}]
+        this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only, or {stored}:
+        what is stored in place of the network's weights, as a share of them; and where the task was inferred inferred:
+        [[..]]: share of each task's test examples taken for each task so far}]
 failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null
 done    trial, pack, artifacts: folder relative to the sweep folder, seconds
 linked  trial, config, seed, sweep: the name of the sweep that has it, method, hyperparameters

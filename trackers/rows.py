@@ -110,6 +110,7 @@ _CONSTANT_KEYS = (
     "capacity/this_task",
     "compressed/hidden",
     "compressed/with_head",
+    "compressed/stored",
     "inference/right_task",
     "cost/seconds",
     "cost/bytes",

@@ -326,6 +326,10 @@ class Method:
         """Layer -> mask a task learned, of one member, for the record."""
         return {}
 
+    def compressed(self, memory: Tensors) -> dict[str, float]:
+        """For the record: what is stored in place of the network's weights, as a share of them; empty where these are stored."""
+        return {}
+
     def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
         """Bytes a deployment of one member must keep for all tasks in memory: the payload, without file headers."""
         return sum(t.numel() * FLOAT_BYTES for name, t in memory.items() if not name.startswith(self.training_only))

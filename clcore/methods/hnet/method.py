@@ -169,6 +169,11 @@ class HNET(Method):
             return kept
         return {**kept, **self.classifier.own(params), **self.classifier.replay.end(params, at.task)}
 
+    def compressed(self, memory: Tensors) -> dict[str, float]:
+        """The compression ratio: theta and embeddings / generated weights (HNET, section 3)."""
+        stored = sum(t.numel() for name, t in memory.items() if name.startswith((THETA, EMBEDDING)))
+        return {"stored": stored / self.target.size}
+
     def answers(self, memory: Tensors, hp: Tensors, inputs: Tensor, ats: Sequence[At]) -> tuple[Tensor, Tensor]:
         """*Packed.* The task and the class its network says; every network is generated and run once."""
         logits = [self.logits(self.effective_weights({}, memory, hp, at), inputs, at) for at in ats]

@@ -35,13 +35,9 @@ class RMNHyper:
         source="RMN, section 5.1", search=(1e-6, 0.1), log=True,
     )  # fmt: skip
     map_loc: float = knob(
-        0.45,
-        "where initial mappings lie (.45: three masks in five start open; higher: the network fills sooner)",
-        low=0,
-        high=1,
-        packed=True,
-        source="resolved here (RMN: a clipped, skewed normal)",
-    )
+        0.45, "where initial mappings lie (.45: three masks in five start open; higher: the network fills sooner)", low=0, high=1,
+        packed=True, source="resolved here (RMN: a clipped, skewed normal)",
+    )  # fmt: skip
     map_scale: float = knob(0.1, "scale of the initial mappings", low=0, packed=True, source="resolved here")
     map_skew: float = knob(4.0, "skew of the initial mappings; > 0: masks start mostly open", packed=True, source="resolved here")
     straight_through: float = knob(

@@ -211,17 +211,18 @@ class RMN(Method):
     def _statistics(self, weights: Tensors, batches: Iterable[Batch]) -> Tensors:
         """What normalisations see of the task under rounded masks: running statistics are those of masks in training.
 
-        Means over batches of the batches' own, by layer, each batch normalised by itself.
+        Means over batches of the batches' own, each batch normalised by itself and without dropout.
         """
         norms = self.network.norm_modules
-        self.network.eval()
         found: list[Tensors] = []
         for batch in batches if norms else ():
+            self.network.eval()
             for norm in norms.values():
                 norm.train()
             with recording(norms) as seen:
                 functional_call(self.network, weights, (batch.inputs,))
             found.append({f"{STATE}{norm}.{part}": value for norm, parts in seen.items() for part, value in parts.items()})
+        self.network.eval()  # the norms too
         return {name: torch.stack([each[name] for each in found]).mean(0) for name in (found[0] if found else ())}
 
     def _penalty(self, masks: Tensors, memory: Tensors, hp: Tensors) -> Tensor:

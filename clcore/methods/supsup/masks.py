@@ -66,20 +66,19 @@ def _largest(sizes: Tensor, kept: Tensor) -> Tensor:
     of each: a tenth of the time of sorting, no number leaves the device, and the count may differ between members.
     """
     bits = sizes.view(torch.int64 if sizes.dtype == torch.float64 else torch.int32)
-    prefix, missing = (
-        torch.zeros_like(kept),
-        kept,
-    )  # the digits so far of the smallest one kept; how many to keep among those with them
+    missing = kept.to(bits.dtype)  # how many to keep among those that have the digits so far of the smallest one kept
+    prefix = torch.zeros_like(missing)
     for shift in range(8 * sizes.element_size() - DIGIT, -1, -DIGIT):
         shifted = bits >> shift
         digits, counted = shifted.bitwise_and(2**DIGIT - 1).long(), (shifted >> DIGIT) == prefix
-        counts = torch.zeros(2**DIGIT, dtype=torch.int32, device=bits.device).scatter_add(0, digits, counted.int())
-        at_least = counts.flip(0).cumsum(0).flip(0)
-        digit = (at_least >= missing).sum() - 1
-        missing = missing - (at_least - counts).gather(0, digit[None])[0]
+        counts = torch.zeros(2**DIGIT, dtype=bits.dtype, device=bits.device).scatter_add(0, digits, counted.to(bits.dtype))
+        at_least = counts.flip(0).cumsum(0, dtype=bits.dtype).flip(0)
+        digit = (at_least >= missing).sum(dtype=bits.dtype) - 1
+        missing = missing - (at_least - counts).gather(0, digit.long()[None])[0]
         prefix = (prefix << DIGIT) | digit
     tied = bits == prefix
-    return (bits > prefix) | (tied & (tied.flip(0).cumsum(0).flip(0) <= missing))
+    place = tied.cumsum(0, dtype=bits.dtype)
+    return (bits > prefix) | (tied & (place > place[-1] - missing))
 
 
 def _straight_through(mask: Tensor, scores: Tensor) -> Tensor:
