@@ -135,18 +135,19 @@ class Learner:
 
     def _train(self, at: At, memory: Tensors, hp: Tensors, lrs: list[float], name: str) -> Generator[Progress, None, "_Trained"]:
         at, memory, params = self.begin(at, memory, hp, name)
-        outcome = Outcome(params, [0] * len(lrs), [float("nan")] * len(lrs))
+        ended: Outcome | None = None
         for stage in self.method.stages(at):
             trainer = Trainer(self.method, self.training, self.seed, (at.task, name, stage.name), stage.trains)
             train = stage_pool(stage, {t.index: t.train for t in self.benchmark.tasks}, self.dtype)
             check = stage_pool(stage, {t.index: t.validation for t in self.benchmark.tasks}, self.dtype)
             assert train is not None
-            for said in trainer.run(outcome.params, memory, hp, lrs, replace(at, stage=stage.name), train, check):
+            begun = params if ended is None else ended.params
+            for said in trainer.run(begun, memory, hp, lrs, replace(at, stage=stage.name), train, check):
                 if isinstance(said, Outcome):
-                    outcome = said
+                    ended = said if ended is None else ended.then(said)
                 else:
                     yield Progress(at.task, said)
-        return _Trained(at, memory, hp, outcome)
+        return _Trained(at, memory, hp, ended or Outcome(params, [0] * len(lrs), [float("nan")] * len(lrs)))
 
     def _search(self, at: At, knob: str, values: Sequence[float], lrs: list[float]) -> Generator[Progress, None, "_Trained"]:
         """Trains every member with every candidate value as one pack, and keeps what the method chooses on validation."""

@@ -71,14 +71,14 @@ def _momentum(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> t
 def _adam(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
     """The move is (m / c1) / (sqrt(v) / sqrt(c2) + eps), written so that large tensors are gone over as seldom as possible."""
     first = torch.lerp(slots["first"], grad, 1 - momentum)
-    second = (ADAM_BETA2 * slots["second"]).addcmul_(grad, grad, value=1 - ADAM_BETA2)
+    second = torch.addcmul(ADAM_BETA2 * slots["second"], grad, grad, value=1 - ADAM_BETA2)
     unbias_first, unbias_second = (per_member(1 - beta**steps, grad) for beta in (momentum, ADAM_BETA2))
     scale = torch.addcmul(ADAM_EPS * unbias_first, second.sqrt(), unbias_first / unbias_second.sqrt())
     return first / scale, {"first": first, "second": second}
 
 
 def _rmsprop(grad: Tensor, slots: Tensors, steps: Tensor, momentum: float) -> tuple[Tensor, Tensors]:
-    square = (RMSPROP_ALPHA * slots["square"]).addcmul_(grad, grad, value=1 - RMSPROP_ALPHA)
+    square = torch.addcmul(RMSPROP_ALPHA * slots["square"], grad, grad, value=1 - RMSPROP_ALPHA)
     return grad / square.sqrt().add_(RMSPROP_EPS), {"square": square}
 
 

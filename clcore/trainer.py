@@ -89,19 +89,26 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What a stage ended in.
+    """What a stage, or all stages of a task so far, ended in.
 
     Attributes:
         params: of every member (failed ones hold their last), shape [members, ...].
         epochs: epochs each member trained.
-        train_loss: mean loss of each member's last epoch.
-        failures: members that failed.
+        train_loss: mean loss of each member's last epoch; of several stages, of the first: it learns the task itself.
+        failures: members that failed, once each.
     """
 
     params: Tensors
     epochs: list[int]
     train_loss: list[float]
     failures: list[Failure] = field(default_factory=list)
+
+    def then(self, later: "Outcome") -> "Outcome":
+        """This stage and the one after it."""
+        failed = {failure.member for failure in self.failures}
+        failures = [*self.failures, *(failure for failure in later.failures if failure.member not in failed)]
+        epochs = [before + after for before, after in zip(self.epochs, later.epochs, strict=True)]
+        return Outcome(later.params, epochs, self.train_loss, failures)
 
 
 class Trainer:

@@ -189,7 +189,7 @@ def test_n3_the_lookahead_is_the_step_that_would_be_taken(monkeypatch):
     """What the method is given as ``preview``, against what the trainer then does with the same gradients."""
     one = up_to(learner("hnet", [{"embedding_rate": 0.5}], dtype=torch.float64, **OWN), 1)
     params, memory, at = begin(one, 1)
-    seen = {}
+    seen, steps = {}, []
 
     def spy(self, grads, params, memory, hp, at, preview):
         seen.update(preview(grads))
@@ -206,8 +206,9 @@ def test_n3_the_lookahead_is_the_step_that_would_be_taken(monkeypatch):
         after, changed, _ = trainer.packed_step(params, state, memory, one.hp, lr, batch, at)
         assert same(before, state)
         assert distance({n: t[0] - params[n][0] for n, t in after.items()}, seen) < 1e-15
+        steps.append([float(seen[name].abs().max()) for name in ("embedding", "theta.output.weight")])
         params, state = after, changed
-    assert float(seen["embedding"].abs().max()) < 0.8e-3  # at half the rate
+    assert steps[0] == pytest.approx([0.5e-3, 1e-3], rel=1e-3)  # Adam's first step is its rate, and here half of it
 
 
 @pytest.mark.parametrize("scenario", ["task-il", "domain-il"])
@@ -314,6 +315,22 @@ def test_n11_a_batch_is_its_examples_and_the_least_entropy_wins():
             least.append((-float((p * p.log()).sum()), at.task, int(logits.argmax())))
         assert (int(tasks[i]), int(classes[i])) == min(least)[1:]
     assert torch.equal(one.method.infer_task(memory, hp, inputs, one.learned), tasks)
+
+
+def test_n11_the_temperature_decides_where_there_are_more_than_two_classes():
+    method = made("class-il", outputs=(4, 4, 4))
+    torch.manual_seed(0)
+    memory = {n: t * 2 for n, t in method.start({"any": torch.zeros(1, dtype=torch.float64)}).items()}
+    memory |= {f"embedding.{task}": torch.randn(24, dtype=torch.float64) for task in range(3)}
+    ats, inputs = [At(task, "eval", 3) for task in range(3)], torch.randn(200, 1, 8, 8, dtype=torch.float64)
+    logits = [method.logits(method.effective_weights({}, memory, {}, at), inputs, at) for at in ats]
+    found = []
+    for temperature in (0.2, 20.0):
+        p = [torch.softmax(one / temperature, 1).clamp(min=1e-300) for one in logits]
+        wanted = torch.stack([-(one * one.log()).sum(1) for one in p]).argmin(0)
+        found.append(method.infer_task(memory, {"temperature": torch.tensor(temperature)}, inputs, ats))
+        assert (found[-1] == wanted).double().mean() > 0.95  # but for ties
+    assert int((found[0] != found[1]).sum()) > 20
 
 
 def test_it_learns_the_digits():

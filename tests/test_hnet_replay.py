@@ -1,6 +1,7 @@
 """The replay model, HNET+TIR and HNET+R against plain restatements: losses, stages, what is held, kept and inferred."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,20 @@ def test_the_replay_models_loss_is_the_papers(phase):
         torch.distributions.Normal(mean, deviation), torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double())
     )
     assert float(found) == pytest.approx(float(pixels + prior.sum(1).mean() / 64), rel=1e-12)
+
+
+def test_images_are_made_and_compared_between_black_and_white():
+    one = up_to(learner("hnet-r", **OWN), 1)
+    params, memory, _, at = other_weights(one)
+    inputs, model = batch_of(one, 1).inputs, one.method.replay
+    assert (model.low, model.high) == (0, 1)
+    wide, said, made = replace(model, low=-1.0, high=3.0), [], []
+    for chosen, images in ((model, inputs), (wide, inputs * 4 - 1)):
+        torch.manual_seed(0)
+        said.append(float(chosen.loss(params, memory, at, images)))
+        made.append(chosen.replay(memory, (0,), 5))
+    assert said[0] == pytest.approx(said[1], rel=1e-12)
+    assert torch.allclose(made[0] * 4 - 1, made[1], atol=1e-12)
 
 
 def test_replayed_images_come_from_the_decoders_in_memory():

@@ -77,23 +77,20 @@ HIDDEN = {sorted(INSIDE_FUNCTIONS | ABOVE["clcore"] | {"scipy", "pandas", "filel
 for name in HIDDEN:
     sys.modules[name] = None
 import torch
-from clcore import hyper, networks
+from clcore import networks
 import clcore.checkpoint, clcore.metrics, clcore.masks
 from clcore.benchmarks import BenchmarkOptions, Source, assemble
 from clcore.benchmarks.recipes import split
-from clcore.learner import Learner
-from clcore.methods import METHODS, Layout
-from clcore.pack import Member
-from clcore.training import Training
+from clcore.methods import METHODS
+from clcore.quick import make_learner, network_options
 images = torch.randint(0, 255, (40, 1, 4, 4), dtype=torch.uint8)
 labels = torch.arange(40) % 4
 source = Source("noise", images, labels, images.clone(), labels, 255.0, 0.0, 1.0)
 options = BenchmarkOptions()
 bench = assemble("noise", source, split(source, options, 0), options, 0)
 for name in METHODS.names():
-    method = METHODS.get(name)
-    made = method(method.Hyper(), networks.build("mlp:4", bench.input_shape, 0), Layout("task-il", (2, 2)))
-    *_, last = Learner(made, bench, [Member(method.Hyper(), 0.1)], Training(epochs=1), 0).run()
+    network = networks.build("mlp:4", bench.input_shape, 0, network_options(name))
+    *_, last = make_learner(name, [{{}}], bench, network, {{"epochs": 1}}).run()
     assert last.seen == 2, last
 """
     done = python(code)

@@ -108,6 +108,12 @@ def test_one_strange_batch_or_rising_confidence_is_not():
     assert set(watched([0.3 * i for i in range(10)], lag=1)[0]) == {"known"}
 
 
+def test_a_significant_but_small_loss_is_not():
+    sure = [6.0] * 10 + [5.2] * 3  # nearly log 2 both
+    assert set(watched(sure, lag=1)[0]) == {"known"}
+    assert "new" in watched(sure, lag=1, drop=0.0)[0]
+
+
 def test_a_slow_loss_is_seen_against_an_older_batch():
     slow = [2.0] * 12 + [2.0 - 0.1 * i for i in range(1, 10)]
     assert "new" not in watched(slow, lag=1, p=1e-6)[0]

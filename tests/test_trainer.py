@@ -138,6 +138,17 @@ def run_stage(staged, params, prefix):
     )
 
 
+def test_a_failure_in_an_early_stage_is_said_once_and_epochs_of_stages_are_added():
+    class Failing(Staged):
+        def loss(self, params, memory, hp, at, batch):
+            loss = super().loss(params, memory, hp, at, batch)
+            return loss * torch.where(hp["factor"] > 1, torch.nan, 1.0) if at.stage == "head" else loss.nan_to_num()
+
+    report = finish(made(Failing, [{}, {"factor": 2.0}]))[1]
+    assert [(f.member, f.task, f.epoch, f.step) for f in report.failures] == [(1, 0, 0, 0)]
+    assert [(m.member, m.epochs) for m in report.members] == [(0, 6)]
+
+
 @pytest.mark.parametrize(("schedule", "expected"), [
     ("constant", [1.0] * 10),
     ("cosine", [(1 + math.cos(math.pi * e / 10)) / 2 for e in range(10)]),

@@ -46,7 +46,7 @@ class HNETReplay(Method):
 
     def stages(self, at: At) -> Sequence[Stage]:
         """The classifier, and then the replay model unless the task is the last."""
-        main = Stage("train", (at.task,), (*self.body, HEAD, HEADS))
+        main = Stage("train", (at.task,), (*self.body, f"{HEAD}.", HEADS))
         return [main, Stage("replay", (at.task,), REPLAY)] if at.task < self.replay.tasks else [main]
 
     def start(self, weights: Tensors) -> Tensors:

@@ -25,14 +25,18 @@ class TaskSwitch:
 
     Args:
         p: largest p-value of a loss of confidence that counts.
+        drop: least loss of confidence that counts, as a share of the reference's: what is nearly certain varies little, and so
+            the smallest loss is significant.
         in_a_row: such batches it takes, > 1 for fuzzy boundaries.
         lag: accepted batches between the newest one and that it is compared with; > 1 to see a slow change.
         probability: smallest probability of the likeliest class at which an earlier mapping counts as confident.
         grace: batches after a new mapping began in which it is not asked for another one.
     """
 
-    def __init__(self, p: float = 1e-3, in_a_row: int = 2, lag: int = 10, probability: float = 0.99, grace: int = 20) -> None:
-        self.p, self.in_a_row, self.lag, self.probability, self.grace = p, in_a_row, lag, probability, grace
+    def __init__(
+        self, p: float = 1e-3, drop: float = 0.1, in_a_row: int = 2, lag: int = 10, probability: float = 0.99, grace: int = 20
+    ) -> None:
+        self.p, self.drop, self.in_a_row, self.lag, self.probability, self.grace = p, drop, in_a_row, lag, probability, grace
         self.levels: list[float] = []
         self.accepted: deque[Tensor] = deque(maxlen=lag)
         self.row = 0
@@ -49,8 +53,9 @@ class TaskSwitch:
         logits = learner.logits(learner.mappings - 1, batch.inputs)
         sure = surprise(logits)
         if len(self.accepted) == self.lag and learner.seen.step - learner.seen.starts[-1] >= self.grace:
-            result = welch(sure, self.accepted[0])
-            self.row = self.row + 1 if result.p < self.p and result.statistic < 0 else 0
+            before = self.accepted[0]
+            lost = float(sure.mean()) < (1 - self.drop) * float(before.mean())
+            self.row = self.row + 1 if lost and welch(sure, before).p < self.p else 0
         if self.row:
             return "new" if self.row >= self.in_a_row else "wait"
         self.accepted.append(sure)
