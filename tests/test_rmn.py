@@ -168,6 +168,9 @@ def test_rounded_masks_are_a_pseudo_round_that_is_very_tight():
     soft, hard = (made.method.effective_weights(*own, replace(at, phase=phase)) for phase in ("train", "eval"))
     assert same(soft, hard)
     loose = {**own[2], "beta": torch.tensor(10.0)}
+    for name in made.method.mapped:  # W where the mapping is above one half, by hand
+        rounded = made.method.effective_weights(own[0], own[1], loose, replace(at, phase="eval"))[name]
+        assert torch.equal(rounded, own[0][name] * (own[0][f"maps.{name}"] > 0.5))
     assert not same(made.method.effective_weights(own[0], own[1], loose, at), hard)
 
 

@@ -26,6 +26,10 @@ class HNETReplayHyper(ReplayKnobs):
     """Hyperparameters of HNET+R."""
 
     decoder: str = knob("250-350", "hidden widths of the replay model's decoder", source="HNET, appendix C: split MNIST")
+    replay_beta: float = knob(
+        0.01, "weight of the decoder's regulariser", low=0, packed=True, source="HNET, appendix C: .01 on split MNIST",
+        grid=(0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0), search=(1e-4, 1.0), log=True,
+    )  # fmt: skip
     distill_temperature: float = knob(
         2.0, "old and new answers to replayed images are compared at logits divided by it", low=1e-3, packed=True,
         source="HNET's code: 2 (after van de Ven & Tolias, 2018)",

@@ -29,7 +29,7 @@ class HopSupSupHyper:
 
     gamma: float = knob(
         1.5e-3, "weight of the Hopfield energy against the entropy at the end of a recovery", low=0, packed=True,
-        source="SupSup, App. B.2", search=(1e-4, 1e-2), log=True,
+        source="SupSup, App. B.2: 1.5e-3; the other values are ours", grid=(5e-4, 1.5e-3, 5e-3), search=(1e-4, 1e-2), log=True,
     )  # fmt: skip
     recovery_lr: float = knob(
         500.0, "learning rate of a recovery", low=0, packed=True, source="SupSup, App. B.2", search=(50, 5000), log=True
