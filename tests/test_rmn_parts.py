@@ -8,8 +8,9 @@ import scipy.special
 import scipy.stats
 import torch
 
+from clcore import bits
 from clcore.masks import pack_bits
-from clcore.methods.rmn import bits, inference, maps
+from clcore.methods.rmn import inference, maps
 from clcore.methods.rmn.welch import incomplete_beta, student_p, welch
 
 F64 = torch.float64

@@ -196,7 +196,7 @@ WAYS = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda w: "-".join(map(str, w.values())) or "plain")
 @pytest.mark.parametrize("chunk", [2**24, 2000])
 def test_answers_are_those_of_the_algorithms_written_down(way, chunk, monkeypatch):
-    monkeypatch.setattr("clcore.methods.supsup.bits.CHUNK", chunk)
+    monkeypatch.setattr("clcore.bits.CHUNK", chunk)
     values = [{**INFERS, **way, "superfluous": flag} for flag in (False, True)]
     made = learned_without_ids(values)
     x = noisy(torch.cat([made.benchmark.test(t).batch(torch.arange(25), torch.float64)[0] for t in range(5)])[:-7])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from supsup_kit import golden
 
-from clcore.methods.supsup import bits, inference
+from clcore import bits
+from clcore.methods.supsup import inference
 
 REAL = 5  # neurons that stand for classes in the traces
 KS = {"k8": 8, "k5": 5, "k3": 3}

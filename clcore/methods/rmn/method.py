@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from clcore import bits
 from clcore.masks import Mask
 from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Tensors
-from clcore.methods.rmn import bits, inference, maps
+from clcore.methods.rmn import inference, maps
 from clcore.methods.rmn.hyper import RMNHyper
 from clcore.networks.base import HEAD
 from clcore.networks.norm import recording

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from clcore import bits
 from clcore.hyper import knob
 from clcore.masks import Mask
 from clcore.methods.base import FLOAT_BYTES, At, Batch, Layout, Tensors
-from clcore.methods.supsup import bits, hopfield, inference, masks
+from clcore.methods.supsup import hopfield, inference, masks
 from clcore.methods.supsup.fixed import SEED_BYTES, FixedWeights, fixed
 from clcore.networks.base import Network
 
@@ -92,7 +93,7 @@ class HopSupSup(FixedWeights):
         if params:
             mask = {name: masks.threshold(params[SCORES + name]) for name in self.units}
         else:
-            mask = self._split(bits.unpack(memory[MASKS][at.task], sum(self.units.values()), memory[MEAN]))
+            mask = self._split(bits.unpack(memory[MASKS][at.task], sum(self.units.values()), memory[MEAN].dtype))
         return self._gated(memory, mask)
 
     def condition(
@@ -110,7 +111,7 @@ class HopSupSup(FixedWeights):
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Stores the task's mask in the Hopfield networks and in the mean (SupSup, eq. 6)."""
         mask = torch.cat([masks.threshold(params[SCORES + name]) for name in self.units])
-        earlier = bits.unpack(memory[MASKS], len(mask), mask)
+        earlier = bits.unpack(memory[MASKS], len(mask), mask.dtype)
         columns = zip(torch.split(earlier, list(self.units.values()), dim=-1), self._split(mask).items(), strict=True)
         psi = {PSI + name: _stored(memory[PSI + name], part, before) for before, (name, part) in columns}
         mean = memory[MEAN] + (2 * mask - 1 - memory[MEAN]) / (len(memory[MASKS]) + 1)
@@ -136,7 +137,7 @@ class HopSupSup(FixedWeights):
         mask = masks.threshold(self.recovered(memory, hp, inputs))
         logits = self.logits(self._gated(memory, self._split(mask)), inputs, ats[-1])
         if self.layout.scenario != "class-il":
-            similar = (bits.unpack(memory[MASKS], len(mask), mask) == mask).sum(-1)
+            similar = (bits.unpack(memory[MASKS], len(mask), mask.dtype) == mask).sum(-1)
             return similar.argmax().expand(len(inputs)), self.decide(logits)
         owners = torch.tensor([at.task for at in ats for _ in range(self.layout.outputs[at.task])], device=logits.device)
         firsts = torch.tensor([self.layout.offset(at.task) for at in ats], device=logits.device)
@@ -164,7 +165,7 @@ class HopSupSup(FixedWeights):
 
     def masks(self, memory: Tensors, task: int) -> dict[str, Mask]:
         """Units -> which of them a task keeps."""
-        mask = self._split(bits.unpack(memory[MASKS][task], len(memory[MEAN]), memory[MEAN]))
+        mask = self._split(bits.unpack(memory[MASKS][task], len(memory[MEAN]), memory[MEAN].dtype))
         return {name: Mask("unit", part.bool().cpu()) for name, part in mask.items()}
 
     def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:

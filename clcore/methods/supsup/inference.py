@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clcore.methods.supsup import bits
+from clcore import bits
 
 HALVINGS = ("code", "paper")
 

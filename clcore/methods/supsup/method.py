@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from clcore import bits
 from clcore.errors import BadValue
 from clcore.hyper import knob
 from clcore.masks import Mask
 from clcore.methods.base import FLOAT_BYTES, At, Batch, Layout, Tensors
-from clcore.methods.supsup import bits, inference, masks, scores
+from clcore.methods.supsup import inference, masks, scores
 from clcore.methods.supsup.fixed import SEED_BYTES, FixedWeights, fixed
 from clcore.methods.supsup.inference import HALVINGS
 from clcore.networks.base import HEAD, Network
@@ -113,7 +114,7 @@ class SupSup(FixedWeights):
         if SCORES + f"{HEAD}.weight" in params:
             mask = {name: self._mask(params[SCORES + name], hp) for name in self.shapes}
         else:
-            mask = self._split(bits.unpack(memory[MASKS][at.task], self.count, memory[MASK_SUM]))
+            mask = self._split(bits.unpack(memory[MASKS][at.task], self.count, memory[MASK_SUM].dtype))
         return {**self._masked(memory, mask), **self.norms_of(params, memory, at)}
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
@@ -161,7 +162,7 @@ class SupSup(FixedWeights):
         tasks, classes = [], []
         for groups in self._groups(inputs):
             found = self.infer_groups(memory, hp, groups[:, : self.hyper.images], norms)
-            weights = bits.unpack(memory[MASKS][found], self.count, memory[MASK_SUM])
+            weights = bits.unpack(memory[MASKS][found], self.count, memory[MASK_SUM].dtype)
             own = {name: tensor[found] for name, tensor in norms.items()}
             logits = vmap(self._superposed, in_dims=(None, 0, 0, 0))(memory, weights, own, groups)
             tasks.append(found.repeat_interleave(groups.shape[1]))
@@ -228,7 +229,7 @@ class SupSup(FixedWeights):
 
     def masks(self, memory: Tensors, task: int) -> dict[str, Mask]:
         """Weight -> which of its entries a task keeps."""
-        flat = bits.unpack(memory[MASKS][task], self.count, memory[MASK_SUM])
+        flat = bits.unpack(memory[MASKS][task], self.count, memory[MASK_SUM].dtype)
         return {name: Mask("weight", mask.bool().cpu()) for name, mask in self._split(flat).items()}
 
     def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:

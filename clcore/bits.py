@@ -1,32 +1,36 @@
-"""Masks of many tasks as bits, and products with them that never hold them all as numbers."""
+"""Masks as bits on the device, and products with many of them that never hold them all as numbers.
+
+The bits are those of ``clcore.masks.pack_bits``, but everything stays on the device and works under ``torch.func.vmap``.
+"""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+BYTE = 8
 #: Most numbers that are unpacked at a time (64 MB of float32).
 CHUNK = 2**24
 
 
 def pack(mask: Tensor) -> Tensor:
-    """*Packed.* Zeros and ones, shape [n], as bits: uint8, shape [ceil(n / 8)], the first in the lowest bit."""
-    padded = torch.nn.functional.pad(mask, (0, -len(mask) % 8)).reshape(-1, 8)
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=mask.dtype, device=mask.device)
-    return (padded * powers).sum(-1).to(torch.uint8)
+    """*Packed.* Bools, or zeros and ones, shape [n], as bits: uint8, shape [ceil(n / 8)], the first in the lowest bit."""
+    padded = F.pad(mask.to(torch.uint8), (0, -len(mask) % BYTE)).reshape(-1, BYTE)
+    return (padded << torch.arange(BYTE, dtype=torch.uint8, device=mask.device)).sum(-1, dtype=torch.uint8)
 
 
-def unpack(packed: Tensor, count: int, like: Tensor) -> Tensor:
-    """*Packed.* What :func:`pack` packed, as zeros and ones.
+def unpack(packed: Tensor, count: int, dtype: torch.dtype = torch.bool) -> Tensor:
+    """*Packed.* What :func:`pack` packed.
 
     Args:
         packed: uint8, shape [..., ceil(n / 8)].
         count: n.
-        like: gives the type.
+        dtype: bool, or a type for zeros and ones.
 
     Returns:
         Shape [..., n].
     """
-    table = torch.arange(256, device=packed.device)[:, None] >> torch.arange(8, device=packed.device) & 1
-    return torch.nn.functional.embedding(packed.int(), table.to(like.dtype)).flatten(-2)[..., :count]
+    table = torch.arange(256, device=packed.device)[:, None] >> torch.arange(BYTE, device=packed.device) & 1
+    return F.embedding(packed.int(), table.to(dtype)).flatten(-2)[..., :count]
 
 
 def products(vectors: Tensor, packed: Tensor) -> Tensor:
@@ -36,8 +40,8 @@ def products(vectors: Tensor, packed: Tensor) -> Tensor:
         vectors: shape [vectors, n].
         packed: shape [masks, ceil(n / 8)].
     """
-    padded = torch.nn.functional.pad(vectors, (0, -vectors.shape[-1] % 8))
-    parts = padded.reshape(len(padded), -1, 8).unbind(-1)
+    padded = F.pad(vectors, (0, -vectors.shape[-1] % BYTE))
+    parts = padded.reshape(len(padded), -1, BYTE).unbind(-1)
     chunks = torch.split(packed, _at_once(packed))
     return torch.cat([_sum([part @ _plane(chunk, bit, part).mT for bit, part in enumerate(parts)]) for chunk in chunks], dim=-1)
 
@@ -52,7 +56,7 @@ def mixtures(shares: Tensor, packed: Tensor, count: int) -> Tensor:
     """
     size = _at_once(packed)
     chunks = list(zip(torch.split(shares, size, dim=-1), torch.split(packed, size), strict=True))
-    planes = [_sum([share @ _plane(chunk, bit, share) for share, chunk in chunks]) for bit in range(8)]
+    planes = [_sum([share @ _plane(chunk, bit, share) for share, chunk in chunks]) for bit in range(BYTE)]
     return torch.stack(planes, dim=-1).flatten(-2)[..., :count]
 
 
