@@ -69,6 +69,11 @@ class Learner:
         """Tasks learned so far."""
         return len(self.learned)
 
+    @property
+    def mappings(self) -> int:
+        """Sets of weights learned so far: one a task."""
+        return self.seen
+
     def run(self) -> Iterator[Report | Progress]:
         """Learns the tasks that are left.
 

@@ -3,23 +3,29 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from clcore import benchmarks, hyper, networks
 from clcore.benchmarks import Benchmark, BenchmarkOptions
+from clcore.errors import BadValue
 from clcore.learner import Learner
-from clcore.methods import METHODS, Layout
+from clcore.methods import METHODS, Layout, Method
 from clcore.networks import Network, NetworkOptions
 from clcore.pack import Member
 from clcore.report import Report
+from clcore.streams import StreamRun
 from clcore.training import Training
+
+TASK_FREE: Final = "task-free"
+#: Most mappings of a stream: far more than tasks, so that it does not tell how many these are, and yet an end to a runaway watch.
+MOST_MAPPINGS, MAPPINGS_A_TASK = 100, 2
 
 
 def make_learner(
     method: str, members: Sequence[Mapping[str, Any]], benchmark: Benchmark, network: Network,
     training: Mapping[str, Any], seed: int = 0,
-) -> Learner:  # fmt: skip
-    """A learner for a pack.
+) -> Learner | StreamRun:  # fmt: skip
+    """A learner for a pack; in scenario task-free a run of one member over a stream.
 
     Args:
         method: name or file.
@@ -30,34 +36,56 @@ def make_learner(
         seed: of all randomness.
 
     Raises:
-        UserError: an unknown name, a bad value, or members that differ in what a pack must have in common.
+        UserError: an unknown name, a bad value, members that differ in what a pack must have in common, or a method that
+            cannot learn without being told tasks.
     """
     cls = METHODS.get(method)
-    settings: Training = hyper.build(Training, {**preferred(method, Training), **training})
+    settings: Training = hyper.build(Training, {**preferred(method, Training, benchmark.scenario), **training})
+    _require_stream(method, benchmark.scenario, settings)
     pack = []
     for member in members:
         own = {name: value for name, value in member.items() if name != "lr"}
         lr = hyper.convert(Training, "lr", member.get("lr", settings.lr))
         pack.append(Member(hyper.build(cls.Hyper, own), lr))
-    return Learner(cls(pack[0].hyper, network, layout_of(benchmark)), benchmark, pack, settings, seed)
+    made = cls(pack[0].hyper, network, layout_of(benchmark))
+    run: type[Learner | StreamRun] = StreamRun if benchmark.scenario == TASK_FREE else Learner
+    return run(made, benchmark, pack, settings, seed)
 
 
 def layout_of(benchmark: Benchmark) -> Layout:
-    """What a method may know of a benchmark."""
+    """What a method may know of a benchmark; of a stream neither the tasks nor their number, only that labels are shared."""
     split = benchmark.tasks[0].train
     low, high = ((value - split.mean) / split.std for value in (0.0, 1.0))  # raw values are at most the scale
     outputs = tuple(len(task.classes) for task in benchmark.tasks)
-    return Layout(benchmark.scenario, outputs, low, high, tuple(benchmark.input_shape))
+    shape = tuple(benchmark.input_shape)
+    if benchmark.scenario == TASK_FREE:
+        mappings = max(MOST_MAPPINGS, MAPPINGS_A_TASK * len(outputs))
+        return Layout("domain-il", outputs[:1] * mappings, low, high, shape)
+    return Layout(benchmark.scenario, outputs, low, high, shape)
 
 
-def preferred(method: str, declaration: type) -> dict[str, Any]:
+def _require_stream(method: str, scenario: str, settings: Training) -> None:
+    """Whether a method can learn a stream, where there is one, and whether only a stream is given a transition."""
+    if scenario != TASK_FREE:
+        if settings.transition:
+            raise BadValue("transition", settings.transition, f"0 in scenario {scenario}: only {TASK_FREE} has one")
+        return
+    able = [name for name in METHODS.names() if METHODS.get(name).watch is not Method.watch]
+    if METHODS.get(method).watch is Method.watch:
+        raise BadValue("method", method, f"one that finds tasks by itself in scenario {TASK_FREE}: {', '.join(able)}")
+
+
+def preferred(method: str, declaration: type, scenario: str = "task-il") -> dict[str, Any]:
     """A method's own defaults (:attr:`Method.defaults`) for the fields of a settings dataclass.
+
+    A stream (task-free) is gone through once, whatever number of epochs a method takes where it may repeat a task.
 
     Raises:
         UnknownName: no such method.
     """
     known = hyper.knobs(declaration)
-    return {name: value for name, value in METHODS.get(method).defaults.items() if name in known}
+    own = {**METHODS.get(method).defaults, **({"epochs": 1} if scenario == TASK_FREE else {})}
+    return {name: value for name, value in own.items() if name in known}
 
 
 def network_options(method: str, **settings: Any) -> NetworkOptions:

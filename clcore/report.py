@@ -25,8 +25,9 @@ class MemberReport:
         capacity: layer -> share of its weights that some task so far uses, and ``total``; empty without masks.
         use: the same for this task alone.
         reuse: share of this task's weights that each task so far uses too, [tasks so far] (HAT, Fig. 6).
-        inferred: share of each task's test examples that was taken for each task, [tasks so far, tasks so far]; empty where
-            the task is given, and between two evaluations of all tasks (RMN, Fig. 2).
+        inferred: share of each task's test examples that was taken for each task, [tasks so far, tasks so far], or (task-free)
+            for each mapping, [tasks so far, mappings]; empty where the task is given, and between two evaluations of all tasks
+            (RMN, Fig. 2).
         compressed: share of weights that is left when only this task's units are kept, heads excluded and included; or what the
             method says of itself (:meth:`clcore.methods.base.Method.compressed`).
     """

@@ -27,6 +27,10 @@ class Training:
     batch_size: int = knob(64, "examples a step; the last partial batch is kept", low=1, source="HAT, section 4.1")
     epochs: int = knob(200, "most epochs a task", low=1, source="HAT, section 4.1")
     iterations: int = knob(0, "most steps a task; 0: no limit", low=0, source="SupSup, HNET count steps")
+    transition: int = knob(
+        0, "task-free: batches over which one task becomes the next, whose share grows linearly; 0: at once", low=0,
+        source="CN-DPM; RMN, table 3",
+    )  # fmt: skip
     patience: int = knob(5, "epochs without a better validation loss before the rate drops", low=1, source="HAT, section 4.1")
     lr_factor: float = knob(3.0, "what the rate is divided by", low=1.0001, source="HAT, section 4.1")
     lr_min: float = knob(1e-4, "a rate below this ends the task", low=0, source="HAT, section 4.1")

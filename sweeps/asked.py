@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from clcore.benchmarks import Benchmark
-from clcore.errors import UserError
+from clcore.errors import BadValue, UserError
 from sweeps import preflight
 from sweeps.driver import Plan
 from sweeps.manifest import check_manifest
@@ -79,6 +79,8 @@ def ask(settings: Settings) -> Asked:
     benchmark = preflight.check_all(settings, base)
     if space.search == "tpe" and benchmark.tasks[0].validation is None:
         raise UserError("--space tpe chooses on validation data, and --set validation=none leaves none.")
+    if not base.packable and settings.pack not in ("auto", "1"):
+        raise BadValue("--pack", settings.pack, f"auto or 1: {settings.method} in {settings.scenario} runs a trial at a time")
     asked = Asked(settings, space, base, benchmark, device)
     check_manifest(asked.folder, settings)
     for trial in asked.kinds:

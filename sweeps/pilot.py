@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from clcore.probe import Probe, probe
+from clcore.streams import StreamRun, probe_stream
 from clcore.trainer import EVAL_BATCH
 from sweeps.settings import digest
 from sweeps.trials import Pack, Trial
@@ -58,6 +59,7 @@ def pilot(home: Path, trial: Trial, most: int, like: Pack) -> Pilot:
         most: members that a pack can have at most.
         like: threads, device and data folder.
     """
+    most = most if trial.configuration.packable else 1
     key = digest([_machine(like), trial.configuration.structure, most])
     path = home / FILE
     known = _read(path)
@@ -77,7 +79,10 @@ def measure(trial: Trial, most: int, like: Pack) -> Pilot:
     for size in sorted({*(s for s in SIZES if s < most), most}):
         if found and size * found[min(found)].bytes > MOST_BYTES:
             break
-        found[size] = probe(replace(like, trials=(trial,) * size).learner(), WARM_UP, SECONDS)
+        learner = replace(like, trials=(trial,) * size).learner()
+        found[size] = (
+            probe_stream(learner, WARM_UP, SECONDS) if isinstance(learner, StreamRun) else probe(learner, WARM_UP, SECONDS)
+        )
     cheapest = min(found, key=lambda size: found[size].step / size)
     pays = found[cheapest].step / cheapest * GAIN <= found[min(found)].step / min(found)
     size = cheapest if pays else min(found)

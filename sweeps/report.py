@@ -34,8 +34,9 @@ def write_report(folder: Path, record: SweepRecord) -> list[dict[str, Any]]:
         best = record.trials[rows[0]["trials"].split()[0]]
         draw_matrix(target / "best_matrix.png", best.test, f"Test accuracy of the best trial ({best.trial})")
         if inferred := best.rows[best.seen].inferred:
-            title = f"Tasks inferred by the best trial ({best.trial})"
-            draw_inference(target / "best_inference.png", torch.tensor(inferred), title)
+            mapped = record.sweep["scenario"] == "task-free"
+            title = f"{'Mappings' if mapped else 'Tasks'} inferred by the best trial ({best.trial})"
+            draw_inference(target / "best_inference.png", torch.tensor(inferred), title, "mapping" if mapped else "task")
     (target / "leaderboard.md").write_text(describe(record) + "\n")
     return rows
 

@@ -40,7 +40,7 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     space: Annotated[str | None, _option("--space", WHAT, "grid, random, tpe, default (one cell), or FILE.toml", "grid")] = None,
     benchmark: Annotated[str | None, _option("--benchmark", WHAT, "what is learned, or a FILE.py", "split-digits")] = None,
     network: Annotated[str | None, _option("--network", WHAT, "network, e.g. mlp:500-500, or a FILE.py", "mlp:100-100")] = None,
-    scenario: Annotated[str | None, _option("--scenario", WHAT, "task-il, domain-il or class-il", "task-il")] = None,
+    scenario: Annotated[str | None, _option("--scenario", WHAT, "task-il, domain-il, class-il or task-free", "task-il")] = None,
     tasks: Annotated[int | None, _option("--tasks", WHAT, "number of tasks", "its own")] = None,
     classes_per_task: Annotated[int | None, _option("--classes-per-task", WHAT, "classes of a task", "its own")] = None,
     larger_first_task: Annotated[int | None, _option("--larger-first-task", WHAT, "classes of task 1", "as the others")] = None,

@@ -16,6 +16,7 @@ import torch
 from clcore import checkpoint
 from clcore.learner import Learner, Progress
 from clcore.report import MemberReport, Report
+from clcore.streams import StreamRun
 from sweeps.trials import Pack, Trial
 from trackers.artifacts import write_masks
 
@@ -84,7 +85,7 @@ def _row(trial: Trial, report: MemberReport, seconds: float) -> Payload:
     }
 
 
-def _saver(pack: Pack, learner: Learner) -> Save:
+def _saver(pack: Pack, learner: Learner | StreamRun) -> Save:
     def save(folder: Path) -> None:
         if learner.seen == len(learner.benchmark.tasks):
             for index in learner.alive:
@@ -94,13 +95,13 @@ def _saver(pack: Pack, learner: Learner) -> Save:
     return save
 
 
-def _keep(trial: Trial, learner: Learner, index: int, folder: Path) -> None:
+def _keep(trial: Trial, learner: Learner | StreamRun, index: int, folder: Path) -> None:
     """What is kept of a finished member: its weights and its masks."""
     own = folder / trial.identity
     own.mkdir(parents=True, exist_ok=True)
     memory = learner.memory_of(index)
     checkpoint.write_tensors(own / WEIGHTS, memory)
-    masks = {(t, layer): mask for t in range(learner.seen) for layer, mask in learner.method.masks(memory, t).items()}
+    masks = {(t, layer): mask for t in range(learner.mappings) for layer, mask in learner.method.masks(memory, t).items()}
     if masks:
         write_masks(own / MASKS, masks)
 

@@ -14,7 +14,8 @@ from clcore.benchmarks import Benchmark, BenchmarkOptions
 from clcore.learner import Learner
 from clcore.methods import METHODS
 from clcore.networks import Network, NetworkOptions
-from clcore.quick import make_learner, preferred
+from clcore.quick import TASK_FREE, make_learner, preferred
+from clcore.streams import StreamRun
 from clcore.training import Training
 from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest, file_digest
 
@@ -54,6 +55,11 @@ class Configuration:
         packed = hyper.packed_names(METHODS.get(self.method).Hyper)
         shared = {name: value for name, value in self.hyper.items() if name not in packed}
         return json.dumps([self.method, shared, {**self.training, "lr": None}, self.benchmark, self.network], sort_keys=True)
+
+    @property
+    def packable(self) -> bool:
+        """Whether trials of it can run as one pack; streams cannot: each meets a new task at a moment of its own."""
+        return bool(METHODS.get(self.method).packable) and self.benchmark["options"]["scenario"] != TASK_FREE
 
     def shown_settings(self) -> dict[str, Any]:
         """Training, benchmark and network settings as one flat dictionary, for the record."""
@@ -145,7 +151,7 @@ class Pack:
         trials = tuple(Trial.from_entry(entry) for entry in facts["trials"])
         return cls(trials, facts["threads"], facts["device"], facts["data_dir"])
 
-    def learner(self) -> Learner:
+    def learner(self) -> Learner | StreamRun:
         """The learner of all members, ready to run."""
         first, seed = self.trials[0].configuration, self.trials[0].seed
         benchmark = build_benchmark(first, seed, self.data_dir).to(self.device)
@@ -159,23 +165,26 @@ def base_configuration(settings: Settings, method: str | None = None) -> Configu
 
     Args:
         settings: what was asked.
-        method: another method with its defaults in place of the asked one (for references).
+        method: another method with its defaults in place of the asked one (for references); it is told the tasks of a stream.
 
     Raises:
         UserError: an unknown name or a bad value.
     """
     said = assigned(settings.method, settings.assign)
     training, surroundings = (
-        hyper.build(declaration, {**preferred(settings.method, declaration), **said_of_it})
+        hyper.build(declaration, {**preferred(settings.method, declaration, settings.scenario), **said_of_it})
         for declaration, said_of_it in ((Training, said.training), (Surroundings, said.surroundings))
     )
     declaration = METHODS.get(method or settings.method).Hyper
     own = hyper.build(declaration, said.hyper if method is None else {})
+    options = benchmark_options(settings, surroundings)
+    if method is not None and settings.scenario == TASK_FREE:
+        options, training = dataclasses.replace(options, scenario="domain-il"), dataclasses.replace(training, transition=0)
     return Configuration(
         method=_absolute(method or settings.method),
         hyper=dataclasses.asdict(own),
         training=dataclasses.asdict(training),
-        benchmark={"name": _absolute(settings.benchmark), "options": dataclasses.asdict(benchmark_options(settings, surroundings))},
+        benchmark={"name": _absolute(settings.benchmark), "options": dataclasses.asdict(options)},
         network={
             "spec": _absolute(settings.network),
             **{field.name: getattr(surroundings, field.name) for field in dataclasses.fields(NetworkOptions)},
@@ -218,7 +227,7 @@ def make_packs(trials: Iterable[Trial], size: int, shares: int, make: Pack) -> l
         groups.setdefault((trial.configuration.structure, trial.seed), []).append(trial)
     packs: list[Pack] = []
     for group in groups.values():
-        limit = size if METHODS.get(group[0].configuration.method).packable else 1
+        limit = size if group[0].configuration.packable else 1
         count = max(-(-len(group) // limit), min(-(-shares // len(groups)), len(group)))
         packs += [dataclasses.replace(make, trials=tuple(part)) for part in _even(group, count)]
     return packs

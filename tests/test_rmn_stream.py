@@ -195,5 +195,5 @@ def test_the_same_stream_twice_is_learned_alike():
         learner = learner_of()
         for batch in Stream(permuted(), 64, passes=1):
             learner.feed(Batch(batch.inputs, batch.labels))
-        ends.append(learner.params["layers.0.weight"])
+        ends.append(learner.params[learner.at.task]["layers.0.weight"])
     assert torch.equal(ends[0], ends[1])

@@ -109,16 +109,16 @@ def read_matrix(path: Path) -> dict[str, Tensor]:
 
 
 def write_inference(path: Path, inferred: Sequence[Sequence[float]]) -> None:
-    """Writes as CSV which tasks a task's test examples were taken for: one row a task, one column a task it may be taken for.
+    """Writes as CSV which tasks (task-free: mappings) a task's test examples were taken for: one row a task, a column each.
 
     Args:
         path: the file, replaced at once.
-        inferred: shares in [0, 1], [tasks, tasks].
+        inferred: shares in [0, 1], [tasks, tasks or mappings]; at least one row.
 
     Raises:
         OSError: the disk is full or gone.
     """
-    names = ["task", *(f"taken for {task}" for task in range(1, len(inferred) + 1))]
+    names = ["task", *(f"taken for {column}" for column in range(1, len(inferred[0]) + 1))]
     rows = [dict(zip(names, (task, *shares), strict=True)) for task, shares in enumerate(inferred, start=1)]
     _atomic(path, lambda temporary: _write_csv(temporary, names, rows))
 

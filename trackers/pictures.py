@@ -62,20 +62,21 @@ def draw_matrix(path: Path, matrix: Tensor, title: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def draw_inference(path: Path, inferred: Tensor, title: str) -> None:
-    """Draws which tasks a task's examples were taken for (RMN, Fig. 2), in percent.
+def draw_inference(path: Path, inferred: Tensor, title: str, taken_for: str = "task") -> None:
+    """Draws what a task's examples were taken for (RMN, Fig. 2), in percent.
 
     Args:
         path: the PNG file.
-        inferred: shares in [0, 1], shape [tasks, tasks]: row u is task u.
+        inferred: shares in [0, 1], shape [tasks, columns]: row u is task u.
         title: what it shows.
+        taken_for: what a column is: a task, or (task-free) a mapping.
 
     Raises:
         OSError: the file cannot be written.
     """
-    tasks = inferred.shape[1]
+    tasks = len(inferred)
     figure, axes = _heat_map(inferred, 0.0, "share of the task's test examples (%)", title)
-    axes.set_xlabel("taken for task")
+    axes.set_xlabel(f"taken for {taken_for}")
     axes.set_ylabel("examples of task")
     every = max(1, math.ceil(tasks / NUMBERED))
     axes.set_yticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
@@ -83,18 +84,18 @@ def draw_inference(path: Path, inferred: Tensor, title: str) -> None:
 
 
 def _heat_map(values: Tensor, lowest: float, label: str, title: str) -> "tuple[Figure, Axes]":
-    """Shares as percent in colours and, where there is room, numbers; one column a task."""
-    rows, tasks = values.shape
-    cell = 0.55 if tasks <= NUMBERED else 0.55 * NUMBERED / tasks
-    figure, axes = _figure(max(4.6, cell * tasks + 2.2), max(3.4, 0.8 * cell * rows + 1.5))
+    """Shares as percent in colours and, where there is room, numbers."""
+    rows, columns = values.shape
+    cell = 0.55 if columns <= NUMBERED else 0.55 * NUMBERED / columns
+    figure, axes = _figure(max(4.6, cell * columns + 2.2), max(3.4, 0.8 * cell * rows + 1.5))
     image = axes.imshow(100 * values.numpy(), cmap="cividis", vmin=lowest, vmax=100, aspect="auto")
     figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.03)
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10, x=0.01, ha="left")
-    every = max(1, math.ceil(tasks / NUMBERED))
-    axes.set_xticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
+    every = max(1, math.ceil(columns / NUMBERED))
+    axes.set_xticks(range(0, columns, every), [str(column) for column in range(1, columns + 1, every)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if tasks <= NUMBERED:
+    if columns <= NUMBERED:
         _draw_numbers(axes, values, lowest)
     return figure, axes
 

@@ -40,7 +40,8 @@ def trial_points(trial: TrialRecord, row: TaskRow) -> list[Point]:
     """The points of one report of a trial, at step = tasks seen; what is not finite is left out."""
     values = {**_accuracy(trial, row.seen), **_cost(trial, row), **_curves(trial.test, row.seen)}
     values |= {"capacity/this_task": row.use.get("total"), **{f"compressed/{k}": v for k, v in row.compressed.items()}}
-    values["inference/right_task"] = _right_task(row.inferred)
+    if trial.settings.get("scenario") != "task-free":  # there, which mapping stands for a task is not known
+        values["inference/right_task"] = _right_task(row.inferred)
     values |= _capacity(row.capacity, KEY_LIMIT - len(_CONSTANT_KEYS) - _curve_count(trial.test))
     return _points(values, row.time, row.seen)
 

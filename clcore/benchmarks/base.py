@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-Scenario = Literal["task-il", "domain-il", "class-il"]
+from clcore.benchmarks.options import SHARED_LABELS
+
+Scenario = Literal["task-il", "domain-il", "class-il", "task-free"]
 Moved = dict[int, tuple[Tensor, Tensor]]
 AnySplit = TypeVar("AnySplit", "Split", "Split | None")
 
@@ -74,7 +76,7 @@ class Task:
         name: for people, e.g. ``"digits 0/1"``.
         classes: the source's class ids in the order of the task's labels.
         offset: first output of this task where tasks have their own outputs (task-il, class-il): the classes of all
-            earlier tasks; 0 in domain-il, where tasks share them.
+            earlier tasks; 0 in domain-il and task-free, where tasks share them.
         train: what is learned from.
         validation: what everything that selects may see; None with ``validation="none"``.
     """
@@ -94,6 +96,7 @@ class Benchmark:
     Attributes:
         name: as it was asked for.
         scenario: what is known at test time (van de Ven & Tolias 2019): the task; only that labels are shared; nothing.
+            task-free: labels are shared, and while learning too nothing says which task it is.
         tasks: in the order they are learned.
         _test: the test split of each task; read through ``test`` only.
         input_shape: (C, H, W) of one input.
@@ -114,8 +117,13 @@ class Benchmark:
             object.__setattr__(self, "digest", _digest(self))
 
     @property
+    def shares_labels(self) -> bool:
+        """Whether all tasks have the same labels."""
+        return self.scenario in SHARED_LABELS
+
+    @property
     def outputs_total(self) -> int:
-        """Outputs of one head that serves all tasks: every task's own, or the shared ones in domain-il."""
+        """Outputs of one head that serves all tasks: every task's own, or the shared ones."""
         return max(task.offset + len(task.classes) for task in self.tasks)
 
     def test(self, task: int) -> Split:

@@ -5,7 +5,9 @@ from typing import Any
 
 from clcore.errors import BadValue, UnknownName
 
-SCENARIOS = ("task-il", "domain-il", "class-il")
+SCENARIOS = ("task-il", "domain-il", "class-il", "task-free")
+#: Scenarios in which all tasks have the same labels.
+SHARED_LABELS = ("domain-il", "task-free")
 VALIDATIONS = ("split", "train-copy", "none")
 
 
@@ -17,7 +19,7 @@ class BenchmarkOptions:
         tasks: number of tasks, >= 1. Default: as many as the classes allow (split), 10 (permuted, rotated).
         classes_per_task: classes of each task. Default 2 (split), all (permuted, rotated).
         larger_first_task: classes of the first task (split only), e.g. 4 of ten digits gives 4, 2, 2, 2.
-        scenario: task-il, domain-il or class-il.
+        scenario: task-il, domain-il, class-il, or task-free: labels as in domain-il, and the tasks come as one stream.
         validation: ``split`` holds out a part of the training data; ``train-copy`` validates on the training data (what
             HAT's code does for permuted and split MNIST); ``none`` has no validation.
         validation_fraction: share of the training data held out with ``split``, in (0, 1); HAT: 0.15.
@@ -35,6 +37,11 @@ class BenchmarkOptions:
     validation: str = "split"
     validation_fraction: float = 0.15
     shuffle_classes: bool = False
+
+    @property
+    def shares_labels(self) -> bool:
+        """Whether all tasks have the same labels."""
+        return self.scenario in SHARED_LABELS
 
     def __post_init__(self) -> None:
         for key in ("tasks", "classes_per_task", "larger_first_task"):

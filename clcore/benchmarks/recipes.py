@@ -136,14 +136,14 @@ def assemble(name: str, source: Source, views: list[View], options: BenchmarkOpt
         seed: decides the validation rows, which are the same in all tasks that show the same images.
 
     Raises:
-        BadValue: domain-il over tasks with different numbers of classes.
+        BadValue: shared labels over tasks with different numbers of classes.
     """
     counts = [len(view.classes) for view in views]
-    if options.scenario == "domain-il" and len(set(counts)) > 1:
+    if options.shares_labels and len(set(counts)) > 1:
         raise BadValue("scenario", options.scenario, f"task-il or class-il when tasks differ in classes ({counts})")
     if options.scenario != "class-il" and min(counts) < 2:
         raise BadValue("classes_per_task", 1, "at least 2 (1 only makes sense in class-il)")
-    offsets = [0] * len(views) if options.scenario == "domain-il" else [*accumulate(counts, initial=0)][:-1]
+    offsets = [0] * len(views) if options.shares_labels else [*accumulate(counts, initial=0)][:-1]
     train, held_out = _hold_out(source, options, seed)
     cut = Cutter(source)
     tasks = []

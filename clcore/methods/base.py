@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 from clcore.masks import Mask
 from clcore.networks.base import HEAD, Network
+
+if TYPE_CHECKING:
+    from clcore.streams.learner import Watch
 
 Tensors = dict[str, Tensor]
 Scenario = Literal["task-il", "domain-il", "class-il"]
@@ -321,6 +324,10 @@ class Method:
         weights = [self.effective_weights({}, memory, hp, at) for at in ats]
         decided = torch.stack([self.decide(self.logits(w, inputs, at)) for w, at in zip(weights, ats, strict=True)])
         return tasks, decided.gather(0, tasks[None])[0]
+
+    def watch(self) -> "Watch | None":
+        """Eyes on a stream that does not say which task it is, for methods that find that out (scenario task-free)."""
+        return None
 
     def masks(self, memory: Tensors, task: int) -> dict[str, Mask]:
         """Layer -> mask a task learned, of one member, for the record."""

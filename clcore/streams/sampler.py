@@ -1,7 +1,11 @@
 """A stream over the tasks of a benchmark, with sharp or fuzzy boundaries (CN-DPM, Lee et al. 2020; RMN, table 3)."""
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
-from itertools import accumulate
+from functools import cached_property
+from itertools import accumulate, islice
+from math import inf
 
 import numpy as np
 import torch
@@ -20,25 +24,30 @@ class Stream:
     ``Batch.tasks`` says which task each example is of: for measuring, never for learning.
 
     Args:
-        benchmark: in scenario domain-il, whose labels do not tell tasks apart.
+        benchmark: in scenario domain-il or task-free, whose labels do not tell tasks apart.
         batch_size: examples a batch.
         passes: times each task's training data is gone through.
         transition: batches over which one task becomes the next; 0: at once.
         seed: of the order.
         dtype: of the inputs.
+        most: most batches a task; 0: no limit.
 
     Raises:
-        BadValue: another scenario, or a transition longer than a task.
+        BadValue: another scenario, a batch larger than a task, or a transition longer than one.
     """
 
     def __init__(
         self, benchmark: Benchmark, batch_size: int, passes: int = 1, transition: int = 0, seed: int = 0,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32, most: int = 0,
     ) -> None:  # fmt: skip
-        if benchmark.scenario != "domain-il":
-            raise BadValue("scenario", benchmark.scenario, "domain-il for a stream")
+        if not benchmark.shares_labels:
+            raise BadValue("scenario", benchmark.scenario, "domain-il or task-free for a stream")
         self.splits, self.size, self.seed, self.dtype = [task.train for task in benchmark.tasks], batch_size, seed, dtype
-        self.lengths = [passes * len(split) // batch_size for split in self.splits]
+        limit = most or inf
+        self.lengths = [int(min(passes * len(split) // batch_size, limit)) for split in self.splits]
+        if not min(self.lengths):
+            smallest = passes * min(map(len, self.splits))
+            raise BadValue("batch_size", batch_size, f"at most {smallest}, the examples of the shortest task in a stream")
         self.transition = transition
         if not 0 <= transition <= min(self.lengths):
             raise BadValue("transition", transition, f"from 0 to {min(self.lengths)}, the batches of the shortest task")
@@ -47,8 +56,21 @@ class Stream:
         return sum(self.lengths)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Batches after which the part of each task has passed."""
+        return list(accumulate(self.lengths))
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """The batches from number ``start`` on, as they are when all are drawn."""
         decks = [_deck(split, self.seed, task) for task, split in enumerate(self.splits)]
-        for shares in self.shares():
+        every = self.shares()
+        for shares in every[:start]:
+            for task, count in shares.items():
+                deque(islice(decks[task], count), maxlen=0)  # drawn, and let go
+        for shares in every[start:]:
             parts = []
             for task, count in shares.items():
                 positions = torch.from_numpy(np.array([next(decks[task]) for _ in range(count)]))
@@ -58,12 +80,13 @@ class Stream:
 
     def shares(self) -> list[dict[int, int]]:
         """Of each batch: task -> number of its examples."""
-        ends = list(accumulate(self.lengths))
-        found = []
-        for step in range(ends[-1]):
-            grown = [1.0, *(self._grown(step - end) for end in ends[:-1]), 0.0]  # how far each task has replaced those before
-            counts = [round(self.size * share) for share in grown]
-            found.append({t: counts[t] - counts[t + 1] for t in range(len(ends)) if counts[t] > counts[t + 1]})
+        begins, found = [0, *self.ends], []
+        for step in range(begins.pop()):
+            now = bisect_right(begins, step) - 1
+            near = range(max(now - 1, 0), min(now + 2, len(begins)))  # a transition is no longer than a task
+            grown = [self._grown(step - begins[task]) if task else 1.0 for task in near]  # how far it has replaced those before
+            counts = [*(round(self.size * share) for share in grown), 0]
+            found.append({t: counts[i] - counts[i + 1] for i, t in enumerate(near) if counts[i] > counts[i + 1]})
         return found
 
     def _grown(self, since: int) -> float:

@@ -55,3 +55,23 @@ class RMNHyper:
         choices=("auto", "on", "off"), source="RMN, algorithm 2, lines 14-17",
     )  # fmt: skip
     noise_weight: float = knob(1.0, "weight of the noise loss", low=0, packed=True, source="RMN, algorithm 2: a step of its own")
+    switch_p: float = knob(
+        1e-3, "task-free: largest p-value of a loss of confidence that may be a new task", low=0, high=1,
+        source="RMN, algorithm 2, line 7: Welch's t-test; the value is ours",
+    )  # fmt: skip
+    switch_drop: float = knob(
+        0.1, "task-free: least loss of confidence that may be a new task, as a share (sure networks vary little)", low=0, high=1,
+        source="resolved here",
+    )  # fmt: skip
+    switch_lag: int = knob(
+        10, "task-free: batches between the newest and the one it is compared with; > 1 sees a slow change", low=1,
+        source="resolved here",
+    )  # fmt: skip
+    switch_in_a_row: int = knob(2, "task-free: such batches in a row make a new task", low=1, source="resolved here")
+    switch_grace: int = knob(
+        20, "task-free: batches after a new mapping began in which no other begins", low=0, source="resolved here"
+    )
+    switch_probability: float = knob(
+        0.99, "task-free: what an earlier mapping is this sure of (and loud about) is not learned again", low=0, high=1,
+        source="RMN, section 5.2.1; the value is ours",
+    )  # fmt: skip

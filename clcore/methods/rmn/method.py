@@ -19,6 +19,7 @@ from clcore.masks import Mask
 from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Tensors
 from clcore.methods.rmn import inference, maps
 from clcore.methods.rmn.hyper import RMNHyper
+from clcore.methods.rmn.switch import TaskSwitch
 from clcore.networks.base import HEAD
 from clcore.networks.norm import recording
 
@@ -161,6 +162,11 @@ class RMN(Method):
     def infer_task(self, memory: Tensors, hp: Tensors, inputs: Tensor, ats: Sequence[At]) -> Tensor:
         """*Packed.* The task of each example, shape [batch]."""
         return self.answers(memory, hp, inputs, ats)[0]
+
+    def watch(self) -> TaskSwitch:
+        """Finds new tasks in a stream by a loss of confidence (RMN, algorithm 2)."""
+        h = self.hyper
+        return TaskSwitch(h.switch_p, h.switch_drop, h.switch_in_a_row, h.switch_lag, h.switch_probability, h.switch_grace)
 
     def masks(self, memory: Tensors, task: int) -> dict[str, Mask]:
         """Tensor name -> which of its entries a task uses."""

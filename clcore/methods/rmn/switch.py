@@ -5,11 +5,12 @@ activations); their thresholds were chosen here.
 """
 
 from collections import deque
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clcore.methods.base import Batch
+from clcore.methods.base import Batch, Tensors
 from clcore.methods.rmn.inference import familiar, surprise
 from clcore.methods.rmn.welch import welch
 from clcore.streams.learner import StreamLearner, Verdict
@@ -32,6 +33,8 @@ class TaskSwitch:
         probability: smallest probability of the likeliest class at which an earlier mapping counts as confident.
         grace: batches after a new mapping began in which it is not asked for another one.
     """
+
+    returns = False  # what a mapping uses is frozen once the next one has begun
 
     def __init__(
         self, p: float = 1e-3, drop: float = 0.1, in_a_row: int = 2, lag: int = 10, probability: float = 0.99, grace: int = 20
@@ -68,3 +71,12 @@ class TaskSwitch:
         self.accepted.clear()
         self.row = 0
         self.levels.append(0.0)
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """What it remembers: tensors, and what JSON can hold."""
+        return {str(place): sure for place, sure in enumerate(self.accepted)}, {"levels": list(self.levels), "row": self.row}
+
+    def restore(self, tensors: Tensors, facts: dict[str, Any]) -> None:
+        """Goes on from :meth:`state`."""
+        self.accepted = deque((tensors[str(place)] for place in range(len(tensors))), maxlen=self.lag)
+        self.levels, self.row = list(facts["levels"]), facts["row"]

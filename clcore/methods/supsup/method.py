@@ -19,6 +19,7 @@ from clcore.methods.base import FLOAT_BYTES, At, Batch, Layout, Tensors
 from clcore.methods.supsup import inference, masks, scores
 from clcore.methods.supsup.fixed import SEED_BYTES, FixedWeights, fixed
 from clcore.methods.supsup.inference import HALVINGS
+from clcore.methods.supsup.nns import MaskChoice
 from clcore.networks.base import HEAD, Network
 
 SCORES = "scores."
@@ -68,6 +69,11 @@ class SupSupHyper:
         1, "of the examples that share a task, how many are looked at to find it", low=1, source="SupSup, 4.2: 1; 128"
     )
     infer_batch: int = knob(128, "how many test examples in a row share a task", low=1, source="SupSup's code")
+    eps_nns: float = knob(
+        0.125, "task-free: a new mask begins where k max nu < 1 + eps", low=0,
+        source="SupSup, section 3.4; its code: 1/8, best between .1 and .2",
+    )  # fmt: skip
+    period: int = knob(100, "task-free: batches between two looks at which mask to train", low=1, source="SupSup's code")
 
 
 class SupSup(FixedWeights):
@@ -168,6 +174,17 @@ class SupSup(FixedWeights):
             tasks.append(found.repeat_interleave(groups.shape[1]))
             classes.append(self.decide(logits).flatten())
         return torch.cat(tasks), torch.cat(classes)
+
+    def watch(self) -> MaskChoice:
+        """Finds tasks, new and old, in a stream by the beliefs in its masks (SupSup, NNs)."""
+        return MaskChoice(self.belief_gradient, self.hyper.eps_nns, self.hyper.period)
+
+    def belief_gradient(self, memory: Tensors, hp: Tensors, inputs: Tensor) -> Tensor:
+        """*Packed.* dH/dalpha of examples that share a task, where all masks in memory are believed alike; shape [masks]."""
+        total = len(memory[MASKS])
+        norms = self._stacked_norms(memory, [At(task, "eval", total) for task in range(total)])
+        alpha = torch.full((1, total), 1 / total, dtype=inputs.dtype, device=inputs.device)
+        return self._belief_gradient(memory, hp, inputs[None], norms, alpha, total)[0]
 
     def infer_groups(self, memory: Tensors, hp: Tensors, images: Tensor, norms: Tensors) -> Tensor:
         """*Packed.* The task of each group, shape [groups] (SupSup, algorithms 1 and 2).
