@@ -80,6 +80,10 @@ def test_the_last_row_is_that_of_the_memory_kept(whole, asked):
         inputs, labels = made.benchmark.test(task).batch(torch.arange(len(made.benchmark.test(task))), torch.float32)
         mappings, classes = made.learner.answers(inputs, {name: tensor[None] for name, tensor in memory.items()})
         assert last.test[task] == pytest.approx(float((classes == labels).double().mean()), abs=1e-12)
+        checked = made.benchmark.tasks[task].validation
+        inputs, wanted = checked.batch(torch.arange(len(checked)), torch.float32)
+        _, found = made.learner.answers(inputs)
+        assert last.validation[task] == pytest.approx(float((found == wanted).double().mean()), abs=1e-12)
         taken = torch.bincount(mappings, minlength=made.mappings).double() / len(labels)
         assert last.inferred[task] == pytest.approx(taken.tolist(), abs=1e-12)
     for mapping in range(made.mappings):

@@ -18,8 +18,8 @@ from clcore.training import Training
 SETTINGS = {"mask": "threshold", "period": 60, "images": 64, "outputs": 20}
 
 
-def learner_of(net="lenet-300-100", limit=8, dtype=torch.float32, lr=0.003, **settings):
-    made = network(net, (1, 8, 8), method="supsup")
+def learner_of(net="lenet-300-100", limit=8, dtype=torch.float32, lr=0.003, norm="none", **settings):
+    made = network(net, (1, 8, 8), method="supsup", norm=norm)
     method = SupSup(hyper.build(SupSupHyper, {**SETTINGS, **settings}), made, Layout("domain-il", (10,) * limit))
     training = hyper.build(Training, {**preferred("supsup", Training), "lr": lr})
     return StreamLearner(method, training, method.watch(), seed=0, dtype=dtype)
@@ -39,24 +39,29 @@ def batches(task, count, dtype=torch.float32, start=0):
 # -- what a look sees --------------------------------------------------------------------------------------------------
 
 
-def test_beliefs_are_the_gradient_of_the_entropy_of_a_superposition():
-    """By autograd through a superposition written out, masks drawn for the filling ones included."""
+@pytest.mark.parametrize("norm", ["none", "batch-plain"])
+def test_beliefs_are_the_gradient_of_the_entropy_of_a_superposition(norm):
+    """By autograd through a superposition written out, filling masks included; statistics are the mean of the masks' own."""
     torch.manual_seed(0)
-    learner = learner_of("mlp:12", dtype=torch.float64)
+    learner = learner_of("mlp:12", dtype=torch.float64, norm=norm)
     for batch in batches(0, 5, torch.float64):
         learner.feed(batch)
     inputs = torch.randn(64, 1, 8, 8, dtype=torch.float64)  # pixels would leave sums at the bend of the ReLU
     memory = {name: tensor[0] for name, tensor in learner.memory_now(LEAST_MASKS).items()}
     masks = [learner.method.masks(memory, mask) for mask in range(5)]
-    first = {name: scores[0] >= 0 for name, scores in learner.params[0].items()}
-    assert torch.equal(masks[0]["layers.0.weight"].values, first["scores.layers.0.weight"])
+    assert torch.equal(masks[0]["layers.0.weight"].values, learner.params[0]["scores.layers.0.weight"][0] >= 0)
     alpha = torch.full((5,), 0.2, dtype=torch.float64, requires_grad=True)
 
     def mixed(name):
         stacked = torch.stack([mask[name].values.double() for mask in masks])
         return memory[f"fixed.{name}"] * (alpha.reshape(-1, 1, 1) * stacked).sum(0)
 
-    logits = torch.relu(inputs.flatten(1) @ mixed("layers.0.weight").T) @ mixed("head.weight").T
+    hidden = inputs.flatten(1) @ mixed("layers.0.weight").T
+    if norm != "none":
+        (name,) = learner.method.network.norms
+        mean, var = (sum(memory[f"norms.{mask}.{name}.{part}"] for mask in range(5)) / 5 for part in ("mean", "var"))
+        hidden = (hidden - mean) / (var + 1e-5).sqrt()
+    logits = torch.relu(hidden) @ mixed("head.weight").T
     p = logits.softmax(-1)
     (wanted,) = torch.autograd.grad(-(p * p.log()).sum(-1).mean(), alpha)
     found = learner.watch.gradient(learner, inputs)
