@@ -90,9 +90,13 @@ def preferred(method: str, declaration: type, scenario: str = "task-il") -> dict
 
 def network_options(method: str, **settings: Any) -> NetworkOptions:
     """Options of a network for a method: its own defaults, and ``settings`` before them."""
-    known = {field.name for field in fields(NetworkOptions)}
-    own = {name: value for name, value in METHODS.get(method).defaults.items() if name in known}
-    return NetworkOptions(**{**own, **settings})
+    return NetworkOptions(**{**_own(method, NetworkOptions), **settings})
+
+
+def _own(method: str, options: Any) -> dict[str, Any]:
+    """A method's own defaults for the fields of an options dataclass."""
+    known = {field.name for field in fields(options)}
+    return {name: value for name, value in METHODS.get(method).defaults.items() if name in known}
 
 
 def train(
@@ -121,7 +125,7 @@ def train(
     Raises:
         UserError: an unknown name or a bad value.
     """
-    made = benchmarks.build(benchmark, BenchmarkOptions(), seed, data_dir)
+    made = benchmarks.build(benchmark, BenchmarkOptions(**_own(method, BenchmarkOptions)), seed, data_dir)
     net = networks.build(network, made.input_shape, seed, network_options(method))
     learner = make_learner(method, members, made, net, training, seed)
     return [said for said in learner.run() if isinstance(said, Report)]

@@ -32,6 +32,7 @@ class Surroundings:
     )  # fmt: skip
     validation_fraction: float = knob(0.15, "part held out", low=0.01, high=0.9, source="HAT, section 4.1: 15 %")
     shuffle_classes: bool = knob(False, "draw the order of classes from the seed", source="HAT shuffles tasks")
+    normalise: bool = knob(True, "inputs of mean 0 and deviation 1; otherwise in [0, 1]", source="HNET's inputs are in [0, 1]")
     init: str = knob(
         "default", "initial weights: torch's default, or Xavier uniform", choices=("default", "xavier"), source="HAT, section 4"
     )
@@ -208,4 +209,5 @@ def benchmark_options(settings: Settings, surroundings: Surroundings) -> Benchma
         validation=surroundings.validation,
         validation_fraction=surroundings.validation_fraction,
         shuffle_classes=surroundings.shuffle_classes,
+        normalise=surroundings.normalise,
     )

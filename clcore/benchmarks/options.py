@@ -24,6 +24,7 @@ class BenchmarkOptions:
             HAT's code does for permuted and split MNIST); ``none`` has no validation.
         validation_fraction: share of the training data held out with ``split``, in (0, 1); HAT: 0.15.
         shuffle_classes: draw the order of classes from the seed instead of the natural 0, 1, 2, ...
+        normalise: inputs have mean 0 and deviation 1 over the source, as in most papers; otherwise they are in [0, 1] (HNET).
 
     Raises:
         BadValue: a number out of range or of the wrong type.
@@ -37,6 +38,7 @@ class BenchmarkOptions:
     validation: str = "split"
     validation_fraction: float = 0.15
     shuffle_classes: bool = False
+    normalise: bool = True
 
     @property
     def shares_labels(self) -> bool:
@@ -54,8 +56,9 @@ class BenchmarkOptions:
         fraction: Any = self.validation_fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise BadValue("validation_fraction", fraction, "a number between 0 and 1, both excluded")
-        if not isinstance(self.shuffle_classes, bool):
-            raise BadValue("shuffle_classes", self.shuffle_classes, "true or false")
+        for key in ("shuffle_classes", "normalise"):
+            if not isinstance(getattr(self, key), bool):
+                raise BadValue(key, getattr(self, key), "true or false")
 
 
 def is_count(value: object, least: int = 1) -> bool:

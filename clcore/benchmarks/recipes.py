@@ -1,7 +1,7 @@
 """From a source and options to a benchmark: classes split, pixels permuted, images rotated."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import cast
@@ -132,7 +132,7 @@ def assemble(name: str, source: Source, views: list[View], options: BenchmarkOpt
         name: of the benchmark.
         source: the images.
         views: one a task, in order.
-        options: scenario and validation are read here.
+        options: scenario, validation and normalisation are read here.
         seed: decides the validation rows, which are the same in all tasks that show the same images.
 
     Raises:
@@ -144,6 +144,7 @@ def assemble(name: str, source: Source, views: list[View], options: BenchmarkOpt
     if options.scenario != "class-il" and min(counts) < 2:
         raise BadValue("classes_per_task", 1, "at least 2 (1 only makes sense in class-il)")
     offsets = [0] * len(views) if options.shares_labels else [*accumulate(counts, initial=0)][:-1]
+    source = source if options.normalise else replace(source, mean=0.0, std=1.0)
     train, held_out = _hold_out(source, options, seed)
     cut = Cutter(source)
     tasks = []

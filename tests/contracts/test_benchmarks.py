@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from clcore.benchmarks import BENCHMARKS, Benchmark, BenchmarkOptions, Split, Task, build
+from clcore.benchmarks import BENCHMARKS, Benchmark, BenchmarkOptions, Source, Split, Task, assemble, build
 from clcore.benchmarks.recipes import rotation
+from clcore.benchmarks.recipes import split as split_classes
 from clcore.benchmarks.splits import stratified
 from clcore.errors import BadValue, UnknownName
 
@@ -199,6 +200,18 @@ def test_shuffled_classes_are_a_seeded_rearrangement():
     assert all(sorted(order) == list(range(10)) for order in orders)
 
 
+def test_inputs_that_are_not_normalised_are_the_raw_values_over_the_largest():
+    sets = [(torch.randint(0, 256, (n, 1, 2, 2)).to(torch.uint8), torch.arange(n) % 4) for n in (40, 8)]
+    noise = Source("noise", *sets[0], *sets[1], 255.0, 0.3, 0.5)
+    plain, shifted = (
+        assemble("n", noise, split_classes(noise, o, 0), o, 0).test(0)
+        for o in (BenchmarkOptions(normalise=False), BenchmarkOptions())
+    )
+    inputs, _ = plain.batch(torch.arange(len(plain)))
+    assert torch.allclose(inputs, noise.test_images[plain.rows] / 255, atol=1e-7)
+    assert torch.allclose(shifted.batch(torch.arange(len(shifted)))[0], (inputs - 0.3) / 0.5, atol=1e-6)
+
+
 def test_permutations_are_bijections_one_a_task_and_independent_of_the_number_of_tasks():
     few, many = make("permuted-digits", tasks=2), make("permuted-digits", tasks=4)
     drawn = [task.train.pixels for task in many.tasks]
@@ -338,6 +351,7 @@ def test_tasks_and_test_splits_must_be_as_many():
         ),
         ("split-digits", {"validation_fraction": "x"}, "validation_fraction = 'x' is not allowed"),
         ("split-digits", {"shuffle_classes": 1}, "shuffle_classes = 1 is not allowed: it must be true or false"),
+        ("split-digits", {"normalise": 0}, "normalise = 0 is not allowed: it must be true or false"),
     ],
 )
 def test_values_that_cannot_be(name, options, message):

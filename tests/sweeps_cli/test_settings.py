@@ -81,10 +81,12 @@ def test_bad_options_are_user_errors(values):
 
 def test_benchmark_options_carry_every_option():
     said = settings(tasks=3, classes_per_task=2, larger_first_task=4, scenario="class-il")
-    options = benchmark_options(said, Surroundings(validation="none", validation_fraction=0.2, shuffle_classes=True))
+    options = benchmark_options(
+        said, Surroundings(validation="none", validation_fraction=0.2, shuffle_classes=True, normalise=False)
+    )
     assert vars(options) == {
         "tasks": 3, "classes_per_task": 2, "larger_first_task": 4, "scenario": "class-il", "validation": "none",
-        "validation_fraction": 0.2, "shuffle_classes": True,
+        "validation_fraction": 0.2, "shuffle_classes": True, "normalise": False,
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def identity(seed=0, **values):
         *({"assign": {key: value}} for key, value in {
             "smax": "399", "c": "0.7", "schedule": "paper", "lr": "0.04", "epochs": "199", "batch_size": "32", "optimizer": "adam",
             "dropout": "0.1", "input_dropout": "0.1", "validation": "train-copy", "validation_fraction": "0.2",
-            "shuffle_classes": "true", "patience": "4", "clip": "1",
+            "shuffle_classes": "true", "normalise": "false", "patience": "4", "clip": "1",
         }.items()),
     ],
     ids=str,

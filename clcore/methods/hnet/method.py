@@ -62,7 +62,7 @@ class HNET(Method):
     reads = (DERIVED, DECODER)
     training_only = (ENCODER, DECODER)
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"protocol": "fixed", "optimizer": "adam", "lr": 1e-3, "batch_size": 128}
+        {"protocol": "fixed", "optimizer": "adam", "lr": 1e-3, "batch_size": 128, "normalise": False}
     )
 
     def __init__(self, hyper: Any, network: Network, layout: Layout) -> None:
