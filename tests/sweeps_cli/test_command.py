@@ -399,7 +399,7 @@ def test_the_printed_resume_command_works(cli, tmp_path, cells, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(driver.Sweep, "reported", interrupted)
-        stopped = cli(*HAT, "--space", cells, "--home", home, "--no-references")
+        stopped = cli(*HAT, "--space", cells, "--pack", "4", "--home", home, "--no-references")
     assert stopped.code == 130
     assert stopped.ledger["open"] == 4
     line = stopped.out.splitlines()[-1]
