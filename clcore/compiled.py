@@ -128,11 +128,11 @@ class _Part:
     fixed: list[Tensor]
 
 
-class Together:
-    """All members of a pack, stepped as they are.
+@dataclass(frozen=True)
+class InTraining:
+    """What the members of a pack are stepped from.
 
-    Args:
-        step: of the trainer.
+    Attributes:
         params: shape [members, ...], as all tensors here.
         state: of the optimiser.
         memory: fixed.
@@ -140,8 +140,19 @@ class Together:
         lr: learning rates, shape [members].
     """
 
-    def __init__(self, step: Step, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor) -> None:
-        self._step, self._params, self._state, self._fixed = step, params, state, (memory, hp, lr)
+    params: Tensors
+    state: Tensors
+    memory: Tensors
+    hp: Tensors
+    lr: Tensor
+
+
+class Together:
+    """All members of a pack, stepped as they are with the trainer's step."""
+
+    def __init__(self, step: Step, members: InTraining) -> None:
+        self._step, self._params, self._state = step, members.params, members.state
+        self._fixed = members.memory, members.hp, members.lr
 
     def step(self, batch: Batch, at: At) -> Tensor:
         """One step; each member's loss before it, shape [members]."""
@@ -161,23 +172,27 @@ def width_on(device: torch.device, members: int) -> int:
 class InTurn:
     """Groups of members, stepped one after the other with a compiled program.
 
-    Arguments are those of :class:`Together`, a compiler, and a name for the step within it. Batches of another size than the first
-    (the last one of an epoch) are stepped without it. All groups draw the same random numbers, as the members of a pack do.
+    Batches of another size than the first (the last one of an epoch) are stepped without it. All groups draw the same random
+    numbers, as the members of a pack do.
+
+    Args:
+        step: of the trainer.
+        members: where they start.
+        compiler: compiles the step.
+        name: of the step, for the compiler.
     """
 
-    def __init__(
-        self, step: Step, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, compiler: Compiler, name: str
-    ) -> None:
+    def __init__(self, step: Step, members: InTraining, compiler: Compiler, name: str) -> None:
         self._step, self._compiler, self._name = step, compiler, name
-        self._names = list(params), list(state), list(memory), list(hp)
+        trees, lr = (members.params, members.state, members.memory, members.hp), members.lr
+        self._names = tuple(list(tree) for tree in trees)
         self._members = len(lr)
         width = width_on(lr.device, self._members)
         self._parts = []
         for first in range(0, self._members, width):
             places = [min(place, self._members - 1) for place in range(first, first + width)]  # padded by repeating the last
-            trees = [select(tree, places) for tree in (params, state, memory, hp)]
-            flat = [t for tree in trees[:2] for t in tree.values()]
-            self._parts.append(_Part(flat, [*(t for tree in trees[2:] for t in tree.values()), lr[places]]))
+            chosen = [list(select(tree, places).values()) for tree in trees]
+            self._parts.append(_Part([*chosen[0], *chosen[1]], [*chosen[2], *chosen[3], lr[places]]))
         self._program: tuple[Program, bool] | None = None
         self._size = 0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clcore.benchmarks import Split
-from clcore.compiled import Compiler, InTurn, Together
+from clcore.compiled import Compiler, InTraining, InTurn, Together
 from clcore.methods.base import STATE, At, Batch, Method, Stage, Tensors
 from clcore.networks.norm import recording
 from clcore.optim import OPTIMIZERS, add_decay, clip_by_norm
@@ -173,11 +173,11 @@ class Trainer:
     def _spent(self, run: "Run") -> bool:
         return bool(self.training.iterations) and run.steps >= self.training.iterations
 
-    def walk(self, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor) -> Together | InTurn:
+    def walk(self, members: InTraining) -> Together | InTurn:
         """The members of an epoch, ready to be stepped."""
         if self.compiler is None:
-            return Together(self.packed_step, params, state, memory, hp, lr)
-        return InTurn(self.packed_step, params, state, memory, hp, lr, self.compiler, str(self.name))
+            return Together(self.packed_step, members)
+        return InTurn(self.packed_step, members, self.compiler, str(self.name))
 
     def packed_step(
         self, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, batch: Batch, at: At
@@ -340,7 +340,7 @@ class Run:
     def _reset(self, epoch: int) -> None:
         """Before an epoch: current learning rates, no step gone wrong, no loss summed."""
         self.lr = self._rates(epoch)
-        self.walk = self.trainer.walk(self.params, self.state, self.memory, self.hp, self.lr)
+        self.walk = self.trainer.walk(InTraining(self.params, self.state, self.memory, self.hp, self.lr))
         self.bad = torch.full((len(self.active),), -1, device=self.lr.device)
         self.losses = torch.zeros_like(self.lr)
         self.begun = self.steps

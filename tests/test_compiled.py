@@ -7,7 +7,7 @@ import torch
 from helpers import facts, finish, learner
 
 from clcore import compiled
-from clcore.compiled import Compiler, InTurn
+from clcore.compiled import Compiler, InTraining, InTurn
 from clcore.methods.finetune import FineTune
 
 #: 288 examples of a task in batches of 64: the last of an epoch is smaller, and is stepped without the program.
@@ -97,7 +97,7 @@ def test_a_step_that_asks_for_the_epoch_is_not_compiled(monkeypatch, uncompiled)
 
 def test_steps_before_any_batch_leave_the_members_as_they_were():
     params, lr = {"w": torch.randn(3, 4)}, torch.tensor([0.1, 0.2, 0.3])
-    turns = InTurn(lambda *a: None, params, {}, {}, {}, lr, Compiler(), "none")
+    turns = InTurn(lambda *a: None, InTraining(params, {}, {}, {}, lr), Compiler(), "none")
     found, state = turns.result()
     assert torch.equal(found["w"], params["w"])
     assert state == {}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clcore.streams.learner import Watch
 
 __all__ = [
-    "DERIVED", "FLOAT_BYTES", "STATE", "At", "Batch", "Layout", "Method", "Scenario", "Stage", "Tensors", "symmetric",
+    "DERIVED", "FLOAT_BYTES", "SEED_BYTES", "STATE", "At", "Batch", "Layout", "Method", "Scenario", "Stage", "Tensors", "symmetric",
 ]  # fmt: skip
 
 
@@ -71,13 +71,20 @@ class Method:
         """What a head is made of: ``weight``, and ``bias`` where the network's layers have one."""
         return self.network.head_parts
 
-    def draw_head(self, outputs: int, like: Tensor) -> Tensors:
-        """A new head, drawn as the network's layers are; biases by torch's default, within 1/sqrt(features)."""
-        features = torch.tensor(self.network.features, dtype=like.dtype, device=like.device)
-        bound = self.network.bound(features, torch.full_like(features, outputs))
-        drawn = {"weight": symmetric((outputs, self.network.features), like) * bound}
+    def draw_head(self, outputs: int, like: Tensor, features: int | None = None, fan_in: int | None = None) -> Tensors:
+        """A new head, drawn as the network's layers are; biases by torch's default, within 1/sqrt(inputs).
+
+        Args:
+            outputs: how many.
+            like: of the type and device it is to have.
+            features: inputs; None: the network's features.
+            fan_in: how many of them count; None: all.
+        """
+        features = features or self.network.features
+        inputs = like.new_tensor(fan_in or features)
+        drawn = {"weight": symmetric((outputs, features), like) * self.network.bound(inputs, torch.full_like(inputs, outputs))}
         if "bias" in self.head_parts:
-            drawn["bias"] = symmetric((outputs,), like) * features.rsqrt()
+            drawn["bias"] = symmetric((outputs,), like) * inputs.rsqrt()
         return {f"{HEAD}.{part}": values for part, values in drawn.items()}
 
     def head_of(self, params: Tensors, memory: Tensors, at: At) -> Tensors:
@@ -309,6 +316,8 @@ class Method:
 
 #: All floats are counted at float32, whatever a test computes in.
 FLOAT_BYTES = 4
+#: What is kept of numbers that are drawn and never trained: the seed.
+SEED_BYTES = 8
 
 
 def symmetric(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from clcore.hyper import knob
-from clcore.methods.base import At, Batch, Tensors
-from clcore.methods.one_head import SEED_BYTES, OneHead, multi_head_knob, per_column, per_row
+from clcore.methods.base import SEED_BYTES, At, Batch, Tensors
+from clcore.methods.one_head import OneHead, multi_head_knob, per_column, per_row
 from clcore.methods.uncertainty import entropy
 from clcore.networks.base import HEAD
 

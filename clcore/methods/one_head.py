@@ -8,9 +8,6 @@ from clcore.hyper import knob
 from clcore.methods.base import At, Method, Tensors
 from clcore.networks.base import HEAD
 
-#: What a deployment keeps of weights that are never trained: the seed they are drawn from.
-SEED_BYTES = 8
-
 
 def multi_head_knob() -> bool:
     """The hyperparameter ``multi_head`` of these methods."""

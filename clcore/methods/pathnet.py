@@ -13,7 +13,7 @@ from clcore.errors import BadValue
 from clcore.hyper import knob
 from clcore.masks import Mask
 from clcore.methods.base import FLOAT_BYTES, STATE, At, Batch, Layout, Method, Tensors, symmetric
-from clcore.networks.base import HEAD, INPUT_UNITS, Network, Wire
+from clcore.networks.base import INPUT_UNITS, Network, Wire
 
 #: Two individuals: the modules of each layer that a path goes through, shape [2, layers, active].
 GENES, FITNESS = STATE + "genes", STATE + "fitness"
@@ -110,7 +110,7 @@ class PathNet(Method):
         params: Tensors = {}
         for wire in self.network.body_wires():
             params |= self._drawn(memory, wire)
-        params |= self._head(like, at.task)
+        params |= self.draw_head(self.layout.outputs[at.task], like, self.network.features // h.modules)  # of the modules' sum
         noise = torch.rand(2, len(self.layers), h.modules, dtype=like.dtype, device=like.device)
         genes = noise.argsort(-1)[..., : h.active]
         chance, shift = torch.rand(2, h.generations, *genes.shape[1:], dtype=like.dtype, device=like.device).unbind()
@@ -202,15 +202,6 @@ class PathNet(Method):
             drawn[wire.bias] = symmetric(memory[wire.bias].shape, old) * fan_in.rsqrt()
         owned = {name: self.owned(memory[FIXED], str(wire.outputs), memory[name]) for name in drawn}
         return {name: torch.where(owned[name], memory[name], new) for name, new in drawn.items()}
-
-    def _head(self, like: Tensor, task: int) -> Tensors:
-        """A head that reads the sum of the last layer's modules."""
-        outputs, features = self.layout.outputs[task], self.network.features // self.hyper.modules
-        fan_in, fan_out = like.new_tensor(features), like.new_tensor(outputs)
-        head = {f"{HEAD}.weight": symmetric((outputs, features), like) * self.network.bound(fan_in, fan_out)}
-        if "bias" in self.head_parts:
-            head[f"{HEAD}.bias"] = symmetric((outputs,), like) * fan_in.rsqrt()
-        return head
 
 
 def mutated(path: Tensor, chance: Tensor, shift: Tensor, modules: int) -> Tensor:

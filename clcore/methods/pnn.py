@@ -145,13 +145,9 @@ class PNN(Method):
 
     def _head(self, like: Tensor, task: int) -> Tensors:
         """A head that reads the columns so far."""
-        units, outputs = self.network.wires[-1].inputs, self.layout.outputs[task]
-        fan_in, fan_out = like.new_tensor(self.widths[units][task]), like.new_tensor(outputs)
-        weight = symmetric((outputs, self.network.features), like) * self.network.bound(fan_in, fan_out)
-        head = {f"{HEAD}.weight": weight * self.active(units, task, like)}
-        if "bias" in self.head_parts:
-            head[f"{HEAD}.bias"] = symmetric((outputs,), like) * fan_in.rsqrt()
-        return head
+        units = self.network.wires[-1].inputs
+        head = self.draw_head(self.layout.outputs[task], like, fan_in=self.widths[units][task])
+        return {**head, f"{HEAD}.weight": head[f"{HEAD}.weight"] * self.active(units, task, like)}
 
 
 METHOD = PNN

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clcore.methods.base import DERIVED, At, Tensors
-from clcore.methods.one_head import SEED_BYTES, OneHead, multi_head_knob
+from clcore.methods.base import DERIVED, SEED_BYTES, At, Tensors
+from clcore.methods.one_head import OneHead, multi_head_knob
 from clcore.randomness import numpy_stream
 
 CONTEXT = DERIVED + "context."

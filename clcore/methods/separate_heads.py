@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from clcore.hyper import knob
-from clcore.methods.base import At, Method, Tensors
-from clcore.methods.one_head import SEED_BYTES
+from clcore.methods.base import SEED_BYTES, At, Method, Tensors
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from math import inf
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from clcore.hyper import knob
 from clcore.methods.base import At, Batch, Layout, Method, Stage, Tensors
+from clcore.methods.distillation.old_answers import distilled
 from clcore.methods.hnet.knobs import ReplayKnobs
 from clcore.methods.hnet.method import HNET
 from clcore.methods.hnet.replay_model import REPLAY, replay_rates, share_of
@@ -123,9 +123,7 @@ def distillation(logits: Tensor, old: Tensor, temperature: Tensor) -> Tensor:
             & Tolias; HNET's code gives them logit 0 instead, and so some probability).
         temperature: what both are divided by.
     """
-    targets = F.pad((old / temperature).softmax(-1), (0, logits.shape[1] - old.shape[1]))
-    losses = -(targets * (logits / temperature).log_softmax(-1)).sum(-1)
-    return losses.mean() * temperature**2
+    return distilled(logits, old, temperature).mean() * temperature**2
 
 
 METHOD = HNETReplay

@@ -40,7 +40,7 @@ class EWC(Penalty):
 
     def stiffness(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* lambda F."""
-        return {name: hp["strength"] * memory[IMPORTANCE + name] for name in self.protected}
+        return self.important(memory, hp["strength"])
 
     def centre(self, memory: Tensors, at: At) -> Tensors:
         """*Packed.* The weighed mean of the tasks' weights, or the latest."""

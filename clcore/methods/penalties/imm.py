@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from clcore.hyper import knob
 from clcore.methods.base import At, Batch, Tensors
 from clcore.methods.penalties.fisher import fisher_knob
+from clcore.methods.penalties.l2 import L2Transfer
 from clcore.methods.penalties.penalty import IMPORTANCE, Penalty, combine
 
 LAST = "last."
@@ -47,7 +47,7 @@ class IMMModeHyper(IMMMeanHyper):
     )
 
 
-class IMMMean(Penalty):
+class IMMMean(L2Transfer):
     """The shared body of all tasks is the mean of what each learned: sum_k alpha_k theta_k (IMM, eq. 1).
 
     Heads are not merged: one of a task's own is its own, a shared one stays as the last task left it, and so do statistics of
@@ -56,12 +56,7 @@ class IMMMean(Penalty):
 
     Hyper = IMMMeanHyper
     training_only = (IMPORTANCE, LAST)
-    from_zero: ClassVar[tuple[str, ...]] = ()
     hyper: IMMMeanHyper
-
-    def stiffness(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
-        """*Packed.* lambda."""
-        return dict.fromkeys(self.protected, hp["strength"])
 
     def centre(self, memory: Tensors, at: At) -> Tensors:
         """*Packed.* What the task starts from."""

@@ -1,6 +1,7 @@
 """L2-transfer (Lee et al., 2017): every shared weight is held alike, near its value after the task before."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clcore.hyper import knob
 from clcore.methods.base import At, Tensors
@@ -20,8 +21,8 @@ class L2Hyper:
 class L2Transfer(Penalty):
     """(lambda / 2) ||theta - theta*||^2, theta* the weights after the task before."""
 
-    Hyper = L2Hyper
-    from_zero = ()
+    Hyper: ClassVar[type] = L2Hyper
+    from_zero: ClassVar[tuple[str, ...]] = ()
 
     def stiffness(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* lambda."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from clcore.hyper import knob
 from clcore.methods.base import At, Batch, Tensors
 from clcore.methods.penalties.fisher import sensitivity
-from clcore.methods.penalties.penalty import IMPORTANCE, Penalty, added
+from clcore.methods.penalties.penalty import Penalty, added
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MAS(Penalty):
 
     def stiffness(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* 2 lambda Omega."""
-        return {name: 2 * hp["strength"] * memory[IMPORTANCE + name] for name in self.protected}
+        return self.important(memory, 2 * hp["strength"])
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Adds the task's importance; labels play no part in it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from clcore.hyper import knob
 from clcore.methods.base import At, Batch, Tensors
 from clcore.methods.penalties.fisher import fisher_knob
-from clcore.methods.penalties.penalty import IMPORTANCE, Penalty, added
+from clcore.methods.penalties.penalty import Penalty, added
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class OnlineEWC(Penalty):
 
     def stiffness(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* lambda gamma F."""
-        return {name: hp["strength"] * hp["gamma"] * memory[IMPORTANCE + name] for name in self.protected}
+        return self.important(memory, hp["strength"] * hp["gamma"])
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Adds the task's Fisher to what is left of those before."""

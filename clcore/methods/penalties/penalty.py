@@ -45,6 +45,10 @@ class Penalty(Method):
         """*Packed.* Name -> k >= 0, with the shape of the parameter or none; asked from the second task on."""
         raise NotImplementedError
 
+    def important(self, memory: Tensors, factor: Tensor) -> Tensors:
+        """*Packed.* The importance that memory has of each parameter, times a factor: what most stiffnesses are."""
+        return {name: factor * memory[IMPORTANCE + name] for name in self.protected}
+
     def centre(self, memory: Tensors, at: At) -> Tensors:
         """*Packed.* Name -> c: by default the weights after the task before."""
         return {name: memory[name] for name in self.protected}

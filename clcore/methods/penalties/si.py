@@ -7,7 +7,7 @@ import torch
 
 from clcore.hyper import knob
 from clcore.methods.base import STATE, At, Batch, Tensors
-from clcore.methods.penalties.penalty import IMPORTANCE, Penalty, added
+from clcore.methods.penalties.penalty import Penalty, added
 
 PATH = STATE + "path."
 
@@ -49,7 +49,7 @@ class SI(Penalty):
 
     def stiffness(self, memory: Tensors, hp: Tensors, at: At) -> Tensors:
         """*Packed.* 2 c Omega."""
-        return {name: 2 * hp["strength"] * memory[IMPORTANCE + name] for name in self.protected}
+        return self.important(memory, 2 * hp["strength"])
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Adds the task's importance."""

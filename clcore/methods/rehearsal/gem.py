@@ -1,6 +1,6 @@
 """Gradient episodic memory (Lopez-Paz & Ranzato, 2017): a step must not raise the loss of any earlier task's stored examples."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,9 @@ from torch.func import grad, vmap
 
 from clcore.hyper import knob
 from clcore.methods.base import DERIVED, At, Batch, Tensors
-from clcore.methods.distillation.old_answers import GROUPS, OldAnswers
+from clcore.methods.distillation.old_answers import GROUPS
 from clcore.methods.rehearsal.qp import non_negative
-from clcore.methods.rehearsal.stored import STORED, draw, sample, stored_knob, whole
+from clcore.methods.rehearsal.stored import STORED, StoredExamples, draw, stored_knob, whole
 
 #: Added to the diagonal of the programme's matrix (GEM's code).
 RIDGE = 1e-3
@@ -29,14 +29,13 @@ class GEMHyper:
     examples: int = knob(0, "stored examples of each task that a step looks at, drawn anew; 0: all", low=0, source="GEM: all")
 
 
-class GEM(OldAnswers):
+class GEM(StoredExamples):
     """Where the gradient g has a negative product with that of an earlier task, it is replaced by g + G^T v (GEM, eqs. 8 to 11).
 
     G holds the gradients of the earlier tasks' stored examples, v solves the dual programme. All that is trained counts, heads too.
     """
 
     Hyper = GEMHyper
-    training_only = (STORED,)
     reads = (DERIVED, STORED)
     hyper: GEMHyper
 
@@ -71,10 +70,6 @@ class GEM(OldAnswers):
         each = vmap(grad(one), in_dims=(None, 0, 0, 0, None if groups is None else 0), randomness="different")
         found: Tensors = each({n: params[n] for n in grads}, old.inputs, self.among_old(old.labels), weights, groups)
         return found
-
-    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
-        """*Packed.* Stores examples of the task."""
-        return {**super().end_task(params, memory, hp, at, batches), **sample(self.layout, batches, at.task, self.hyper.stored)}
 
 
 def dual(gram: Tensor, products: Tensor, margin: Tensor, ridge: float = RIDGE) -> Tensor:

@@ -1,6 +1,6 @@
 """MEGA-II (Guo et al., 2020): steps go between the gradient of the task and that of stored examples, by their losses."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from clcore.hyper import knob
-from clcore.methods.base import DERIVED, At, Batch, Tensors
-from clcore.methods.distillation.old_answers import GROUPS, OldAnswers
+from clcore.methods.base import DERIVED, At, Tensors
+from clcore.methods.distillation.old_answers import GROUPS
 from clcore.methods.hnet.replay_model import share_of
-from clcore.methods.rehearsal.stored import STORED, draw, sample, stored_knob
+from clcore.methods.rehearsal.stored import STORED, StoredExamples, stored_knob
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,10 @@ class MEGAHyper:
     examples: int = knob(256, "stored examples of earlier tasks, in all, that a step looks at", low=1, source="A-GEM's code: 256")
 
 
-class MEGA(OldAnswers):
+class MEGA(StoredExamples):
     """The gradient g is turned towards that of stored examples, and keeps its length (MEGA, section 3.3)."""
 
     Hyper = MEGAHyper
-    training_only = (STORED,)
     reads = (DERIVED, STORED)
     hyper: MEGAHyper
 
@@ -37,18 +36,13 @@ class MEGA(OldAnswers):
         """*Packed.* The turned gradient."""
         if not at.task:
             return grads
-        old = draw(memory, self.layout, at, share_of(self.hyper.examples, at.task), params[self.body[0]])
-        old = Batch(old.inputs, self.among_old(old.labels))
+        old = self.drawn(memory, at, share_of(self.hyper.examples, at.task), params[self.body[0]])
 
         def mean(own: Tensors) -> Tensor:
             return self.old_losses({**params, **own}, memory, hp, at, old, memory.get(GROUPS)).mean()
 
         reference, loss = grad_and_value(mean)({name: params[name] for name in grads})
         return turned(grads, reference, hp["loss"], loss)
-
-    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
-        """*Packed.* Stores examples of the task."""
-        return {**super().end_task(params, memory, hp, at, batches), **sample(self.layout, batches, at.task, self.hyper.stored)}
 
 
 def turned(grads: Tensors, reference: Tensors, loss: Tensor, old_loss: Tensor) -> Tensors:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from clcore.hyper import knob
 from clcore.methods.base import At, Batch, Layout, Tensors
+from clcore.methods.distillation.old_answers import OldAnswers
 
 STORED = "stored."
 IMAGES, LABELS = STORED + "images.", STORED + "labels."
@@ -17,6 +18,21 @@ IMAGES, LABELS = STORED + "images.", STORED + "labels."
 def stored_knob(default: int, source: str) -> Any:
     """How many examples are stored: a field for the hyperparameters of every method that stores any."""
     return knob(default, "examples stored of each task, drawn at random; 0: all", low=0, source=source)
+
+
+class StoredExamples(OldAnswers):
+    """A method that stores examples of each task; it has a hyperparameter ``stored``."""
+
+    training_only = (STORED,)
+
+    def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
+        """*Packed.* Stores examples of the task."""
+        return {**super().end_task(params, memory, hp, at, batches), **sample(self.layout, batches, at.task, self.hyper.stored)}
+
+    def drawn(self, memory: Tensors, at: At, count: int, like: Tensor) -> Batch:
+        """*Packed.* As :func:`draw`, with labels that index the old outputs."""
+        old = draw(memory, self.layout, at, count, like)
+        return Batch(old.inputs, self.among_old(old.labels))
 
 
 def sample(layout: Layout, batches: Iterable[Batch], task: int, count: int) -> Tensors:

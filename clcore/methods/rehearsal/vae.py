@@ -1,15 +1,14 @@
 """A plain variational autoencoder as the model that makes images of earlier tasks; it learns to go on by its own images."""
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clcore.methods.base import Tensors, symmetric
 from clcore.methods.hnet.generator import Target
 from clcore.methods.hnet.replay_model import DECODER, ENCODER, mlp
+from clcore.methods.hnet.vae import evidence_loss
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,8 @@ class PlainVAE:
             noisy: whether latent numbers are drawn; else they are their means.
         """
         images = (inputs.flatten(1) - self.low) / (self.high - self.low)
-        mean, log_variance = mlp({n: tensors[ENCODER + n] for n in self.encoder.shapes}, images).chunk(2, -1)
-        latent = mean + (log_variance / 2).exp() * torch.randn_like(mean) if noisy else mean
-        prior = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1).mean()
-        pixels: Tensor = F.binary_cross_entropy_with_logits(self._decoded(tensors, latent), images)
-        return pixels + prior / prod(self.shape)
+        encoded = mlp({n: tensors[ENCODER + n] for n in self.encoder.shapes}, images)
+        return evidence_loss(images, encoded, lambda latent: self._decoded(tensors, latent), noisy)
 
     def images(self, tensors: Tensors, count: int) -> Tensor:
         """New images as a benchmark's inputs, shape [count, *shape]."""

@@ -10,8 +10,6 @@ from clcore.methods.supsup import masks
 from clcore.networks.base import HEAD, Network
 
 FIXED = "fixed."
-#: What a deployment keeps of all fixed weights: the seed they are drawn from.
-SEED_BYTES = 8
 
 
 class FixedWeights(Method):

@@ -11,9 +11,9 @@ from torch import Tensor
 from clcore import bits
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import FLOAT_BYTES, At, Batch, Layout, Tensors
+from clcore.methods.base import FLOAT_BYTES, SEED_BYTES, At, Batch, Layout, Tensors
 from clcore.methods.supsup import hopfield, inference, masks
-from clcore.methods.supsup.fixed import SEED_BYTES, FixedWeights, fixed
+from clcore.methods.supsup.fixed import FixedWeights, fixed
 from clcore.networks.base import Network
 
 SCORES = "scores."

@@ -15,9 +15,9 @@ from clcore import bits
 from clcore.errors import BadValue
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import FLOAT_BYTES, At, Batch, Layout, Tensors
+from clcore.methods.base import FLOAT_BYTES, SEED_BYTES, At, Batch, Layout, Tensors
 from clcore.methods.supsup import inference, masks, scores
-from clcore.methods.supsup.fixed import SEED_BYTES, FixedWeights, fixed
+from clcore.methods.supsup.fixed import FixedWeights, fixed
 from clcore.methods.supsup.inference import HALVINGS
 from clcore.methods.supsup.nns import MaskChoice
 from clcore.networks.base import HEAD, Network
