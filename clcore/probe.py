@@ -8,6 +8,7 @@ import torch
 
 from clcore.learner import Learner
 from clcore.methods.base import At
+from clcore.recorded import Recorder
 from clcore.trainer import Run, Trainer, stage_pool
 
 
@@ -45,7 +46,8 @@ def probe(learner: Learner, warm_up: int, seconds: float) -> Probe:
     train = stage_pool(stages[0], {0: learner.benchmark.tasks[0].train}, learner.dtype)
     check = stage_pool(stages[0], {0: learner.benchmark.tasks[0].validation}, learner.dtype)
     assert train is not None
-    trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",), stages[0].trains, learner.compiler)
+    recorder = learner.compiler or Recorder(patience=0)
+    trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",), stages[0].trains, recorder)
     run = Run(trainer, params, memory, learner.hp, [member.lr for member in learner.members])
     batch_size = learner.training.batch_size
     batch = train.batch(torch.arange(min(batch_size, len(train)), device=train.device))

@@ -38,6 +38,7 @@ def torch_stream(seed: int, *names: str | int) -> Iterator[None]:
     Functions under ``torch.func.vmap`` can draw only from the global generator, so noise inside a step comes from here.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    seed_all = torch.manual_seed if devices else torch.default_generator.manual_seed  # the first notes where it was called: slow
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive(seed, *names))
+        seed_all(derive(seed, *names))
         yield

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from clcore.benchmarks import Split
-from clcore.compiled import Compiler, InTraining, InTurn, Together
 from clcore.methods.base import STATE, At, Batch, Method, Stage, Tensors
 from clcore.networks.norm import recording
 from clcore.optim import OPTIMIZERS, add_decay, clip_by_norm
 from clcore.pack import packed, select
 from clcore.randomness import numpy_stream, torch_stream
+from clcore.recorded import Recorded, Recorder
 from clcore.training import Plateau, Training
+from clcore.walk import Walk
 
 #: Rows of a batch where nothing is learned; larger ones gain nothing on a CPU and cost memory in a pack.
 EVAL_BATCH = 1024
@@ -124,15 +125,15 @@ class Trainer:
         seed: the trial's seed.
         name: prefix of the stage's random streams.
         trains: prefixes of the parameters it trains; None: all.
-        compiler: compiles its steps; None: they are run as they are.
+        recorder: makes programs of its steps; None: one of its own, which records them.
     """
 
     def __init__(
         self, method: Method, training: Training, seed: int, name: tuple[str | int, ...], trains: tuple[str, ...] | None = None,
-        compiler: Compiler | None = None,
+        recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         self.method, self.training, self.seed, self.name, self.trains = method, training, seed, name, trains
-        self.compiler = compiler
+        self.recorder = recorder or Recorder()
         self.optimizer = OPTIMIZERS[training.optimizer]
         self.limit = training.clip or method.clip
 
@@ -173,12 +174,6 @@ class Trainer:
     def _spent(self, run: "Run") -> bool:
         return bool(self.training.iterations) and run.steps >= self.training.iterations
 
-    def walk(self, members: InTraining) -> Together | InTurn:
-        """The members of an epoch, ready to be stepped."""
-        if self.compiler is None:
-            return Together(self.packed_step, members)
-        return InTurn(self.packed_step, members, self.compiler, str(self.name))
-
     def packed_step(
         self, params: Tensors, state: Tensors, memory: Tensors, hp: Tensors, lr: Tensor, batch: Batch, at: At
     ) -> tuple[Tensors, Tensors, Tensor]:
@@ -212,6 +207,11 @@ class Trainer:
 
         result: tuple[Tensor, Tensors] = packed(one, shared=3)(params, memory, hp, batch.inputs, batch.labels, batch.tasks)
         return result
+
+    def validation_losses(self, trees: list[Tensors], tensors: list[Tensor], at: At) -> list[Tensor]:
+        """As :meth:`losses`, at the end of training: of parameters, memory and hyperparameters, and the parts of a batch."""
+        final = replace(at, phase="eval", progress=1.0, consumed=1.0)
+        return [self.losses(trees[0], trees[1], trees[2], Batch(*tensors), final)[0]]
 
     def rates(self, names: Iterable[str], hp: Tensors, lr: Tensor) -> Tensors:
         """The learning rate of each parameter, shape [members]."""
@@ -262,6 +262,7 @@ class Run:
         self.state: Tensors = trainer.start(params)
         self.active = list(range(len(lrs)))
         self.plateau = Plateau(trainer.training, list(lrs))
+        self._set_out()
         self.kept = {name: tensor.clone() for name, tensor in params.items()}
         self.outcome = Outcome(self.kept, [0] * len(lrs), [float("nan")] * len(lrs))
         self.steps = 0
@@ -329,18 +330,20 @@ class Run:
 
     def validate(self, at: At, check: Pool) -> Tensor:
         """Each active member's mean loss on validation data, shape [active]."""
-        final = replace(at, phase="eval", progress=1.0, consumed=1.0)
         total = torch.zeros_like(self.losses)
+        trees = self.params, self.memory, self.hp
+        flat = [tensor for tree in trees for tensor in tree.values()]
         with torch.no_grad():
             for batch in check.batches(EVAL_BATCH):
-                losses, _ = self.trainer.losses(self.params, self.memory, self.hp, batch, final)
+                data = [batch.inputs, batch.labels, *([] if batch.tasks is None else [batch.tasks])]
+                (losses,) = self.validation.program(trees, data, at, len(batch.labels))(*flat, *data)
                 total += losses * len(batch.labels)
         return total / len(check)
 
     def _reset(self, epoch: int) -> None:
         """Before an epoch: current learning rates, no step gone wrong, no loss summed."""
         self.lr = self._rates(epoch)
-        self.walk = self.trainer.walk(InTraining(self.params, self.state, self.memory, self.hp, self.lr))
+        self.walk.begin(self.params, self.state, self.lr)
         self.bad = torch.full((len(self.active),), -1, device=self.lr.device)
         self.losses = torch.zeros_like(self.lr)
         self.begun = self.steps
@@ -370,6 +373,13 @@ class Run:
         if members:
             self.params, self.state = select(self.params, places), select(self.state, places)
             self.memory, self.hp = select(self.memory, places), select(self.hp, places)
+            self._set_out()
+
+    def _set_out(self) -> None:
+        """With the members that are active."""
+        trainer = self.trainer
+        self.walk = Walk(trainer.packed_step, str(trainer.name), trainer.recorder, self._rates(0), self.memory, self.hp)
+        self.validation = Recorded(Recorder(), "validation", trainer.validation_losses, len(self.active))
 
 
 def stage_pool(stage: Stage, splits: Mapping[int, Split | None], dtype: torch.dtype) -> Pool | None:

@@ -7,7 +7,7 @@ import torch
 from helpers import facts, finish, learner
 
 from clcore import compiled
-from clcore.compiled import Compiler, InTraining, InTurn
+from clcore.compiled import Compiler
 from clcore.methods.finetune import FineTune
 
 #: 288 examples of a task in batches of 64: the last of an epoch is smaller, and is stepped without the program.
@@ -23,7 +23,7 @@ def trained(name, hypers, lrs, compiler, **options):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Recorded steps run as they are: all but the compiler itself."""
-    monkeypatch.setattr(compiled, "_compiled", lambda graph, inputs: graph)
+    monkeypatch.setattr(compiled, "_compiled", lambda recording, inputs: recording.function())
 
 
 def test_a_member_of_a_compiled_pack_is_the_trial_alone_bit_for_bit_and_near_the_plain_one():
@@ -40,16 +40,6 @@ def test_a_member_of_a_compiled_pack_is_the_trial_alone_bit_for_bit_and_near_the
     assert len(compiler._programs) == 2  # the first task, where nothing is protected, and all others
 
 
-@pytest.mark.parametrize("name", ["finetune", "hat", "rmn", "joint", "si"])
-def test_recorded_steps_are_the_steps(name, uncompiled):
-    compiler = Compiler()
-    recorded, _ = trained(name, [{}, {}], [0.05, 0.1], compiler)
-    assert compiler.failed == ""
-    plain, _ = trained(name, [{}, {}], [0.05, 0.1], None)
-    for key, tensor in plain.memory.items():
-        torch.testing.assert_close(recorded.memory[key], tensor, atol=1e-3, rtol=1e-3)
-
-
 def test_memory_that_grows_is_no_new_program(uncompiled):
     compiler = Compiler()
     trained("finetune", [{}], [0.1], compiler)
@@ -60,7 +50,7 @@ def test_memory_that_grows_is_no_new_program(uncompiled):
 def test_groups_of_several_members_are_padded_and_come_back_in_order(uncompiled, monkeypatch):
     one = {"drop": 0.0, "tasks": 1}
     plain, _ = trained("finetune", [{}] * 3, [0.05, 0.1, 0.2], Compiler(), **one)
-    monkeypatch.setattr(compiled, "width_on", lambda device, members: 2)
+    monkeypatch.setattr(Compiler, "width", lambda self, device, members: 2)
     grouped, _ = trained("finetune", [{}] * 3, [0.05, 0.1, 0.2], Compiler(), **one)
     for name, tensor in plain.memory.items():
         assert tensor.shape == grouped.memory[name].shape
@@ -93,11 +83,3 @@ def test_a_step_that_asks_for_the_epoch_is_not_compiled(monkeypatch, uncompiled)
     assert "NoneType" in compiler.failed
     plain, _ = trained("finetune", [{}], [0.1], None)
     assert all(torch.equal(asked.memory[name], tensor) for name, tensor in plain.memory.items())
-
-
-def test_steps_before_any_batch_leave_the_members_as_they_were():
-    params, lr = {"w": torch.randn(3, 4)}, torch.tensor([0.1, 0.2, 0.3])
-    turns = InTurn(lambda *a: None, InTraining(params, {}, {}, {}, lr), Compiler(), "none")
-    found, state = turns.result()
-    assert torch.equal(found["w"], params["w"])
-    assert state == {}

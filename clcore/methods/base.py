@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clcore.masks import Mask
+from clcore.methods.losses import cross_entropy
 from clcore.methods.terms import DERIVED, STATE, At, Batch, Layout, Scenario, Stage, Tensors
 from clcore.methods.uncertainty import entropy
 from clcore.networks.base import HEAD, Network
@@ -238,7 +239,7 @@ class Method:
         """*Packed.* How wrong outputs, shape [batch, outputs], are: mean cross-entropy of classes, mean squared error of values."""
         if self.layout.targets == "values":
             return F.mse_loss(logits[:, 0], labels.to(logits))
-        return F.cross_entropy(logits, labels)
+        return cross_entropy(logits, labels).mean()
 
     def decide(self, logits: Tensor) -> Tensor:
         """*Packed.* Predicted classes or values, shape [batch], from logits, shape [batch, classes]."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Stage, Tensors
 from clcore.methods.finetune import NoHyper
+from clcore.methods.losses import cross_entropy
 from clcore.networks.base import HEAD
 
 INITIAL = "initial."
@@ -56,13 +56,13 @@ class Joint(Method):
         tasks = torch.full_like(batch.labels, at.task, dtype=torch.long) if batch.tasks is None else batch.tasks
         if not self.private_heads:
             labels = batch.labels + memory[OFFSETS][tasks] if self.layout.scenario == "class-il" else batch.labels
-            return F.cross_entropy(self.logits(weights, batch.inputs, at), labels)
+            return cross_entropy(self.logits(weights, batch.inputs, at), labels).mean()
         weights |= self._all_heads(params, at)
         logits = self.logits(weights, batch.inputs, at)
         if self.layout.targets == "values":
             return self.criterion(logits.gather(1, memory[OFFSETS][tasks][:, None]), batch.labels)
         own = logits.masked_fill(memory[OWNERS][None, :] != tasks[:, None], float("-inf"))
-        return F.cross_entropy(own, batch.labels + memory[OFFSETS][tasks])
+        return cross_entropy(own, batch.labels + memory[OFFSETS][tasks]).mean()
 
     def end_task(self, params: Tensors, memory: Tensors, hp: Tensors, at: At, batches: Iterable[Batch]) -> Tensors:
         """*Packed.* Replaces the model of the tasks before."""

@@ -15,7 +15,7 @@ PLAIN, FAST, SLOW = (Pilot(4, {"1": step}, 0.01, 10, 1000, kind) for step, kind 
 @pytest.fixture
 def recorded(monkeypatch):
     """Steps recorded but not compiled, which would take seconds."""
-    monkeypatch.setattr(compiled, "_compiled", lambda graph, inputs: graph)
+    monkeypatch.setattr(compiled, "_compiled", lambda recording, inputs: recording.function())
 
 
 def test_a_compiled_sweep_says_so_and_learns_alike(cli, home, tmp_path, cells, recorded):

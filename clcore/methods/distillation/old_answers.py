@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clcore.methods.base import DERIVED, At, Batch, Method, Tensors
+from clcore.methods.losses import cross_entropy
 from clcore.networks.base import HEAD
 
 HEADS = "heads."
@@ -78,7 +79,7 @@ class OldAnswers(Method):
         logits = logits.view(*batch.labels.shape, -1)
         if groups is not None:
             logits = self.old(logits, at).masked_fill(~groups, -inf)
-        return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none").view_as(batch.labels)
+        return cross_entropy(logits.flatten(0, 1), batch.labels.flatten()).view_as(batch.labels)
 
     def among_old(self, labels: Tensor) -> Tensor:
         """*Packed.* Labels of earlier tasks, shape [tasks, n], as they index the old outputs."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clcore.methods.base import At, Batch, Tensors
 from clcore.methods.hnet.replay_model import ReplayModel, share_of
+from clcore.methods.losses import cross_entropy
 from clcore.networks.base import HEAD
 
 TASKS = "tasks."
@@ -50,7 +50,7 @@ class TaskClassifier:
         return self._outputs(memory, at, inputs, at.seen).argmax(-1)
 
     def _cross_entropy(self, params: Tensors, at: At, inputs: Tensor, tasks: Tensor) -> Tensor:
-        return F.cross_entropy(self._outputs(params, at, inputs, at.task + 1), tasks)
+        return cross_entropy(self._outputs(params, at, inputs, at.task + 1), tasks).mean()
 
     def _outputs(self, tensors: Tensors, at: At, inputs: Tensor, tasks: int) -> Tensor:
         """Its outputs grow as tasks arrive."""

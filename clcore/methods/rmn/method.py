@@ -12,11 +12,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from clcore import bits
 from clcore.masks import Mask
 from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Tensors
+from clcore.methods.losses import cross_entropy
 from clcore.methods.rmn import inference, maps
 from clcore.methods.rmn.hyper import RMNHyper
 from clcore.methods.rmn.switch import TaskSwitch
@@ -105,7 +105,7 @@ class RMN(Method):
         """*Packed.* Cross-entropy + sparsity and overlap of the mask + the squared answer to noise, where it is learned."""
         masks = self._masks(params, memory, hp, at)
         weights = self._weights(masks, params, memory, at)
-        loss = F.cross_entropy(self.logits(weights, batch.inputs, at), batch.labels)
+        loss = cross_entropy(self.logits(weights, batch.inputs, at), batch.labels).mean()
         if at.phase == "eval":
             return loss
         if self.noisy:
