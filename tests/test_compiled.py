@@ -27,16 +27,22 @@ def uncompiled(monkeypatch):
 
 
 def test_a_member_of_a_compiled_pack_is_the_trial_alone_bit_for_bit_and_near_the_plain_one():
-    compiler = Compiler()
-    pack, said = trained("hat", [{"smax": 200.0}, {"smax": 50.0}], [0.05, 0.1], compiler)
+    compiler, short = Compiler(), {"tasks": 1, "epochs": 2}
+    pack, said = trained("hat", [{"smax": 200.0}, {"smax": 50.0}], [0.05, 0.1], compiler, **short)
     assert compiler.failed == ""
-    alone, said_alone = trained("hat", [{"smax": 50.0}], [0.1], compiler)
+    alone, said_alone = trained("hat", [{"smax": 50.0}], [0.1], compiler, **short)
     for name, tensor in alone.memory.items():
         assert torch.equal(tensor[0], pack.memory[name][1]), name
     assert facts(said, 1) == facts(said_alone, 0)
-    plain, _ = trained("hat", [{"smax": 200.0}, {"smax": 50.0}], [0.05, 0.1], None)
+    plain, _ = trained("hat", [{"smax": 200.0}, {"smax": 50.0}], [0.05, 0.1], None, **short)
     for name, tensor in plain.memory.items():
         torch.testing.assert_close(pack.memory[name], tensor, atol=1e-3, rtol=1e-3)
+    assert len(compiler._programs) == 1
+
+
+def test_tasks_that_differ_in_memory_alone_share_a_program(uncompiled):
+    compiler = Compiler()
+    trained("hat", [{}, {"smax": 50.0}], [0.05, 0.1], compiler)
     assert len(compiler._programs) == 2  # the first task, where nothing is protected, and all others
 
 
