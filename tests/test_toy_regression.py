@@ -89,7 +89,7 @@ def test_a_pack_that_learns_curves_is_its_members(name):
 
 @pytest.mark.parametrize("name", ABLE)
 def test_every_method_that_can_learns_a_curve_and_shows_it(name):
-    reports = finish(learner(name, [{}], own=True, tasks=1, **{**SETTINGS, "epochs": 150, "lr": 0.003}))
+    reports = finish(learner(name, [{}], own=True, tasks=1, **{**SETTINGS, "epochs": 150, "batch_size": 50, "lr": 0.006}))
     assert reports[0].members[0].test[0] < 0.5
     assert reports[1].members[0].test[0] > 0.5
     fitted = np.array(reports[-1].members[0].fitted)

@@ -17,7 +17,7 @@ NAMES = METHODS.names()
 EACH = pytest.mark.parametrize("name", NAMES)
 IN_EACH = pytest.mark.parametrize("scenario", SCENARIOS)
 TASKS = 3
-FAST = {"lr": 0.3, "batch_size": 32}
+FAST = {"lr": 0.3, "batch_size": 64}
 UNTRAINED = {"random"}  # methods that learn without a single step
 
 
@@ -28,7 +28,7 @@ def run():
 
     def once(name, scenario):
         if (name, scenario) not in kept:
-            made = learner(name, spread(METHODS.get(name).Hyper, 2), scenario=scenario, **FAST)
+            made = learner(name, spread(METHODS.get(name).Hyper, 2), scenario=scenario, epochs=3, **FAST)
             kept[name, scenario] = (made, finish(made))
         return kept[name, scenario]
 
