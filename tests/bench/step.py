@@ -1,6 +1,6 @@
-"""Milliseconds a step and member: packs of every size, plain and compiled, beside plain SGD and HAT's authors' way.
+"""Milliseconds a step and member: packs of every size, plain, recorded and compiled, beside plain SGD and HAT's authors' way.
 
-``python tests/bench/step.py [--methods hat,tfm] [--networks mlp:100-100] [--members 1,16] [--modes plain,compiled] [--seconds 1]``
+``python tests/bench/step.py [--methods hat,tfm] [--networks mlp:100-100] [--members 1,16] [--modes recorded] [--seconds 1]``
 
 Needs only this repository, torch and numpy. Inputs are synthetic, 10 classes, batch 64; what is timed is the learner's own step
 (``clcore.probe``). Cells that would take too long or too much memory are shown as such. Yardsticks are timed between the cells of
@@ -27,10 +27,13 @@ from clcore.errors import UserError
 from clcore.methods import METHODS
 from clcore.probe import probe
 from clcore.quick import make_learner, network_options
+from clcore.recorded import Recorder
 
 NETWORKS = ("mlp:100-100", "mlp:500-500", "mlp:2000-2000", "alexnet32", "resnet18")
 MEMBERS = (1, 4, 16, 64, 256)
-MODES = ("plain", "compiled")
+MODES = ("plain", "recorded", "compiled")
+#: More steps than are ever timed.
+NEVER = 10**9
 EXAMPLES, BATCH = 640, 64
 MOST_SECONDS, MOST_BYTES = 20.0, 8 * 1024**3
 #: A step holds a few times its parameters: gradients, optimiser, activations.
@@ -57,6 +60,8 @@ def measure(method: str, network: str, members: int, mode: str, options: argpars
     benchmark = synthetic(shape_of(network), options.device)
     net = networks.build(network, benchmark.input_shape, 0, network_options(method)).to(options.device)
     learner = make_learner(method, [{}] * members, benchmark, net, {}, compiled=mode == "compiled")
+    if mode == "plain":
+        learner.compiler = Recorder(patience=NEVER)
     found = probe(learner, warm_up=5, seconds=options.seconds).step
     if mode == "compiled" and learner.compiler.failed:
         raise UserError(learner.compiler.failed)
