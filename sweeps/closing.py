@@ -13,7 +13,8 @@ from sweeps.asked import Asked
 from sweeps.driver import HEARTBEATS, PACKS, Sweep
 from sweeps.trainable import of_environment
 from trackers.check import deep_link
-from trackers.record import SweepRecord
+from trackers.page import PAGE
+from trackers.record import SweepRecord, TrialRecord
 
 LOG = "log.txt"
 DONE, FAILED, ENVIRONMENT = 0, 1, 3
@@ -27,7 +28,7 @@ def close(
     record = report.with_links(sweep)
     rows: list[dict[str, Any]] = []
     try:
-        rows = _write_end(sweep, record, stopped)
+        rows = _write_end(sweep, record, stopped, lambda best: _repeat(asked, best))
     except OSError as error:
         if not of_environment(error):
             raise
@@ -49,30 +50,35 @@ def close(
     return _exit_code(sweep, console, stopped, ledger)
 
 
-def _write_end(sweep: Sweep, record: SweepRecord, stopped: str | None) -> list[dict[str, Any]]:
+def _write_end(
+    sweep: Sweep, record: SweepRecord, stopped: str | None, repeat: Callable[[TrialRecord], str]
+) -> list[dict[str, Any]]:
     """The report and the journal's last line; returns the leaderboard's rows."""
     ledger = sweep.ledger
     reason = "environment" if sweep.environment else sweep.stopping or "interrupted"
     status = "failed" if ledger["failed"] else "done"
     last: dict[str, Any] = {"reason": reason, "detail": stopped} if stopped else {"status": status, "ledger": ledger}
     final: dict[str, Any] = {"stop" if stopped else "end": last}
-    rows = report.write_report(sweep.folder, replace(record, **final))
+    rows = report.write_report(sweep.folder, replace(record, **final), repeat)
     sweep.journal.append("stop" if stopped else "end", sync=True, **last)
     return rows
 
 
 def _next_steps(asked: Asked, record: SweepRecord, rows: list[dict[str, Any]], experiment: str | None) -> list[str]:
     settings = asked.settings
-    lines = [f"files          {asked.folder}"]
+    lines = [f"files          {asked.folder}", f"the story      {asked.folder / report.REPORT / PAGE}"]
     lines.append(f"open the UI    {report.ui_command(settings)}")
     base = settings.tracking if settings.tracking.startswith("http") else "http://127.0.0.1:5000"
     if experiment:
         lines.append(f"  then         {deep_link(base, experiment)}")
     if rows:
         best = record.trials[rows[0]["trials"].split()[0]]
-        varied = [*asked.space.values, *asked.space.ranges]
-        lines.append(f"repeat best    {report.repeat_command(settings, best, varied)}")
+        lines.append(f"repeat best    {_repeat(asked, best)}")
     return lines
+
+
+def _repeat(asked: Asked, best: TrialRecord) -> str:
+    return report.repeat_command(asked.settings, best, [*asked.space.values, *asked.space.ranges])
 
 
 def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict[str, int]) -> int:

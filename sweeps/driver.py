@@ -231,11 +231,17 @@ class Sweep:
             write_inference(target / "task_inference.csv", inferred)
         if fitted := record.rows[record.seen].fitted:
             write_fit(target / "fit.csv", fitted)
-        write_config(target / "config.json", self.entries[trial])
+        write_config(target / "config.json", self._recipe(trial, pack))
         artifacts = str(target.relative_to(self.folder))
         self._write("done", trial=trial, pack=pack, artifacts=artifacts, seconds=record.seconds, sync=True)
         self._tell(trial)
         self._write_rho()
+
+    def _recipe(self, trial: str, pack: str) -> dict[str, Any]:
+        """What it takes to run a trial again: the trial, its pack, and which data it was."""
+        running = self.running[pack]
+        own = next(member for member in running.trials if member.identity == trial)
+        return {**running.recipe(own), "data": {"seed": self.plan.seeds[0], "digest": self.record.sweep["data_digest"]}}
 
     # -- forgetting ratio ----------------------------------------------------------------------------------------------
 
@@ -303,9 +309,9 @@ def score(trial: TrialRecord) -> float:
     return metrics.average_accuracy(trial.validation, trial.seen)
 
 
-def write_config(path: Path, entry: dict[str, Any]) -> None:
+def write_config(path: Path, recipe: dict[str, Any]) -> None:
     """All that decides a trial's result, as JSON."""
-    path.write_text(json.dumps(entry, indent=1, sort_keys=True))
+    path.write_text(json.dumps(recipe, indent=1, sort_keys=True))
 
 
 def finished_elsewhere(folder: Path) -> dict[str, tuple[str, TrialRecord]]:

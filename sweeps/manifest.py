@@ -11,9 +11,8 @@ from typing import Any
 from clcore.benchmarks import Benchmark
 from clcore.errors import UserError
 from sweeps.settings import Settings
+from trackers.manifest import MANIFEST, read_manifest
 from trackers.record import FORMAT
-
-MANIFEST = "sweep.json"
 
 
 def check_manifest(folder: Path, settings: Settings) -> None:
@@ -32,22 +31,6 @@ def check_manifest(folder: Path, settings: Settings) -> None:
         raise UserError(f"sweep {folder.name} was made with other settings ({shown}). Give this one another --name.")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """What ``sweep.json`` says.
-
-    Raises:
-        UserError: it is not there or cannot be read.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        found["question"], found["settings"]
-    except FileNotFoundError:
-        raise UserError(f"there is no sweep in {path.parent}.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    return found
-
-
 def write_manifest(folder: Path, settings: Settings, command: str) -> None:
     """Keeps settings and question, so that ``--resume`` needs no more than the name."""
     facts = {"format": FORMAT, "question": settings.question(), "settings": settings.model_dump(mode="json"), "command": command}
@@ -64,8 +47,8 @@ def sweep_event(settings: Settings, benchmark: Benchmark, command: str) -> dict[
         "name": settings.sweep_name(),
         "settings": settings.model_dump(mode="json"),
         "command": command,
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
-        "git": _commit(),
+        "versions": {"python": platform.python_version(), **{p: package_version(p) for p in packages}},
+        "git": current_commit(),
         "method": Path(settings.method).stem,
         "benchmark": Path(settings.benchmark).stem,
         "network": settings.network,
@@ -75,14 +58,15 @@ def sweep_event(settings: Settings, benchmark: Benchmark, command: str) -> dict[
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The version of an installed package, or ``unknown``."""
     try:
         return version(package)
     except ModuleNotFoundError:
         return "unknown"
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """The commit of the code that runs, where it runs from a checkout."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():

@@ -51,6 +51,13 @@ class Pilot:
         known = min((int(k) for k in self.step), key=lambda k: abs(k - self.size))
         return self.step[str(known)] / known
 
+    @property
+    def reason(self) -> str:
+        """Why this size: what a step costs, and what it costs alone."""
+        alone = self.step.get("1")
+        text = f"{self.step_of_one * 1e3:.2f} ms a step and member{', compiled' if self.compiled else ''}"
+        return text if alone is None or self.size == 1 or self.compiled else f"{text}, {alone * 1e3:.2f} alone"
+
     def seconds(self, members: int, epochs: int, tasks: int) -> float:
         """Seconds a pack takes at most."""
         known = min((int(k) for k in self.step), key=lambda k: abs(k - members))

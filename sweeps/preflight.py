@@ -1,15 +1,12 @@
 """Everything that can be wrong is found before anything starts or is written."""
 
-import contextlib
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from clcore.benchmarks import Benchmark
 from clcore.errors import BadValue, UserError
@@ -107,31 +104,3 @@ def check_all(settings: Settings, base: Configuration) -> Benchmark:
     check_tracking(settings.tracking, settings.home)
     check_cluster(settings)
     return benchmark
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Holds the sweep's lock.
-
-    Raises:
-        UserError: another process runs this sweep now.
-    """
-    made = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"sweep {folder.name} is being run by another process right now.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        _remove_unused(made)
-
-
-def _remove_unused(folders: list[Path]) -> None:
-    """Takes away folders that hold nothing but the lock: the call failed before anything was started."""
-    for folder in folders:
-        if {path.name for path in folder.iterdir()} <= {"lock"}:
-            shutil.rmtree(folder)

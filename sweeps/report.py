@@ -1,45 +1,51 @@
 """The end of a sweep: the table, the files, and what to type next."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from sweeps.driver import Sweep
 from sweeps.settings import Settings
-from trackers.artifacts import write_leaderboard
+from trackers import page
+from trackers.artifacts import write_leaderboard, write_text
 from trackers.describe import describe
 from trackers.labels import show, varying_in
-from trackers.pictures import draw_curves, draw_fit, draw_inference, draw_matrix
+from trackers.pictures_all import draw_report, draw_trials, fingerprint
 from trackers.record import SweepRecord, TrialRecord
-from trackers.summary import leaderboard
+from trackers.summary import configurations, leaderboard
 
 #: Rows of the table in the terminal.
 ROWS = 10
 REPORT = "report"
 
 
-def write_report(folder: Path, record: SweepRecord) -> list[dict[str, Any]]:
-    """Writes leaderboard and pictures to the sweep's report folder and returns the leaderboard's rows."""
-    rows = leaderboard(record)
-    target = folder / REPORT
+def write_report(folder: Path, record: SweepRecord, repeat: Callable[[TrialRecord], str]) -> list[dict[str, Any]]:
+    """Writes leaderboard, pictures and the page to the sweep's report folder, and pictures to those of its best trials.
+
+    Args:
+        folder: the sweep's.
+        record: the sweep, with what other sweeps have run of it.
+        repeat: the command that runs a trial again.
+
+    Returns:
+        The leaderboard's rows.
+    """
+    rows, found = leaderboard(record), configurations(record)
+    target, drawn = folder / REPORT, fingerprint(record)
     target.mkdir(exist_ok=True)
     if rows:
         write_leaderboard(target, rows)
-        draw_curves(target / "accuracy.png", record)
-        best = record.trials[rows[0]["trials"].split()[0]]
-        draw_matrix(target / "best_matrix.png", best.test, f"Test accuracy of the best trial ({best.trial})")
-        if inferred := best.rows[best.seen].inferred:
-            mapped = record.sweep["scenario"] == "task-free"
-            title = f"{'Mappings' if mapped else 'Tasks'} inferred by the best trial ({best.trial})"
-            draw_inference(target / "best_inference.png", torch.tensor(inferred), title, "mapping" if mapped else "task")
-        if fitted := best.rows[best.seen].fitted:
-            draw_fit(target / "best_fit.png", fitted, f"Curves learned by the best trial ({best.trial}), after all tasks")
-    (target / "leaderboard.md").write_text(describe(record) + "\n")
+        draw_trials(folder, record, found)
+    if rows and page.drawn(target) != drawn:
+        draw_report(folder, target, record, found)
+    write_text(target / "leaderboard.md", describe(record) + "\n")
+    best = repeat(record.trials[found[0].finals[0].trial]) if found else None
+    page.write_page(target, record, page.Told(found, best, drawn))
     return rows
 
 
@@ -107,6 +113,11 @@ def ui_command(settings: Settings) -> str:
 
 def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> str:
     """How to run the best trial alone, in a home of its own so that it is not taken for finished."""
+    if settings.fork:
+        words = ["python", "sweeps/run.py", "--fork", settings.fork["run"], "--at-task", str(settings.fork["at"])]
+        for key in settings.fork["before"][-1]["values"]:
+            words += ["--set", f"{key}={settings.assign[key]}"]
+        return shlex.join([*words, "--tracking-uri", settings.tracking, "--home", str(settings.home / "repeat")])
     choices = {**best.settings, **best.hyperparameters}
     values = {**settings.assign, **{key: _plain(choices[key]) for key in varied}}
     words = ["python", "sweeps/run.py", "--method", settings.method, "--space", "default"]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.exceptions
-from rich.console import Console
 
 from clcore.errors import BadValue, UserError
+from trackers.command import console_here, run
 
 EXAMPLES = """
 Examples:
@@ -22,10 +21,10 @@ Examples:
 
   python sweeps/run.py --resume NAME
 """
-WHAT, COST, WHERE, HOW = "What is swept", "How much", "Where it is kept", "How it runs"
-BAD_CALL, INTERRUPTED = 2, 130
-#: Columns where the output is no terminal.
-PLAIN_WIDTH = 120
+WHAT, COST, WHERE, HOW, AGAIN = "What is swept", "How much", "Where it is kept", "How it runs", "What is run again"
+
+#: Parameters of the command that are not settings.
+NO_SETTING = ("dry_run", "list_", "resume", "replay", "fork", "at_task")
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -67,18 +66,32 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     address: Annotated[str | None, _option("--address", HOW, "Ray cluster: HOST:PORT or auto", "our own")] = None,
     dry_run: Annotated[bool, _option("--dry-run", HOW, "say what it would run and cost; train nothing")] = False,
     list_: Annotated[bool, _option("--list", HOW, "show what there is; with --method, its keys")] = False,
+    replay: Annotated[str | None, _option("--replay", AGAIN, "RUN_ID of a trial in MLflow: run it, and compare", "none")] = None,
+    fork: Annotated[str | None, _option("--fork", AGAIN, "RUN_ID of a trial to go on from with other values", "none")] = None,
+    at_task: Annotated[int | None, _option("--at-task", AGAIN, "of --fork: first task that --set is for, from 2", "none")] = None,
 ) -> None:  # fmt: skip
     """Sweeps the hyperparameters of a continual-learning method and records every trial in MLflow."""
-    given = {key: value for key, value in locals().items() if key not in ("dry_run", "list_", "resume") and value is not None}
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    given = {key: value for key, value in locals().items() if key not in NO_SETTING and value is not None}
+    console = console_here()
     if list_:
         from sweeps.listing import show_all, show_method
 
         show_method(console, method) if method else show_all(console)
         raise typer.Exit(0)
+    if replay is not None:
+        from sweeps import replay as again
+
+        _alone("--replay", {"--resume": resume, "--fork": fork, "--at-task": at_task, "--dry-run": dry_run or None})
+        raise typer.Exit(again.replay(replay, given, console))
+    if fork is None:
+        _alone("a sweep; it is of --fork", {"--at-task": at_task})
     from sweeps import asked, session
 
-    question = asked.ask(_settings(given, resume))
+    question = asked.ask(_settings(given, resume) if fork is None else _forked(fork, at_task, given, resume))
+    if question.settings.fork and resume is None:
+        from sweeps.fork import announce
+
+        announce(question.settings, console)
     if dry_run:
         asked.dry_run(question, console)
         raise typer.Exit(0)
@@ -91,16 +104,26 @@ def _command() -> str:
     return shlex.join([*(["python", program] if program.endswith(".py") else [Path(program).name]), *words])
 
 
+def _alone(option: str, others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name} does not go with {option}.")
+
+
+def _forked(run_id: str, at_task: int | None, given: dict[str, Any], resume: str | None) -> Any:
+    """Settings of the fork of a trial."""
+    from sweeps.fork import fork_settings
+
+    _alone("--fork", {"--resume": resume})
+    return fork_settings(run_id, at_task, _values(given))
+
+
 def _settings(given: dict[str, Any], resume: str | None) -> Any:
     """Settings from the options that were given, over those of the sweep to resume."""
-    from sweeps.manifest import MANIFEST, read_manifest
     from sweeps.settings import validated
+    from trackers.manifest import MANIFEST, read_manifest
 
-    values = {**given}
-    if "assign" in given:
-        values["assign"] = dict(_pair(text) for text in given["assign"])
-    if "seeds" in given:
-        values["seeds"] = _seeds(given["seeds"])
+    values = _values(given)
     if resume is not None:
         home = Path(given.get("home", "runs"))
         stored = read_manifest(home / resume / MANIFEST)["settings"]
@@ -108,6 +131,16 @@ def _settings(given: dict[str, Any], resume: str | None) -> Any:
     if "method" not in values:
         raise UserError("--method is missing: name one, e.g. --method tfm, or see --list.")
     return validated(values)
+
+
+def _values(given: dict[str, Any]) -> dict[str, Any]:
+    """Options with those read that hold several values."""
+    values = {**given}
+    if "assign" in given:
+        values["assign"] = dict(_pair(text) for text in given["assign"])
+    if "seeds" in given:
+        values["seeds"] = _seeds(given["seeds"])
+    return values
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -131,19 +164,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def main() -> int:
     """Runs the command line; returns the exit code. A user's mistake is one line on standard error."""
-    try:
-        return app(standalone_mode=False) or 0  # typer gives back the code of typer.Exit
-    except UserError as error:
-        return _complain(str(error))
-    except typer.exceptions.TyperException as error:
-        return _complain(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-
-
-def _complain(message: str) -> int:
-    typer.echo("clsweep: " + " ".join(message.split()), err=True)
-    return BAD_CALL
+    return run(app)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps import preflight
 from sweeps.asked import Asked, local_workers, make_plan
 from sweeps.closing import LOG, close
 from sweeps.driver import Sweep
@@ -25,6 +24,7 @@ from sweeps.search import Grid, Search, Study
 from sweeps.spaces import describe
 from sweeps.trainable import of_environment
 from trackers.journal import Journal, read
+from trackers.lock import only_one
 from trackers.record import JOURNAL
 
 STUDY = "study.log"
@@ -39,7 +39,7 @@ def run(asked: Asked, console: Console, command: str) -> int:
         UserError: another process runs this sweep, or the cluster or the store cannot be reached; nothing was started.
     """
     settings, folder = asked.settings, asked.folder
-    with preflight.only_one(folder), _tracking(asked) as ready, _executor(asked) as workers:
+    with only_one(folder), _tracking(asked) as ready, _executor(asked) as workers:
         plan, found = make_plan(asked, workers)
         publisher = ready()
         write_manifest(folder, settings, command)
@@ -48,8 +48,8 @@ def run(asked: Asked, console: Console, command: str) -> int:
         journal.append("sweep", sync=True, **sweep_event(settings, asked.benchmark, command))
         sweep = Sweep(folder, journal, plan, _search(asked, folder, journal), settings.time_budget)
         console.print(
-            f"[bold]{folder.name}[/]: {describe(asked.space)}; packs of {plan.size}, {workers} at a time "
-            f"({found.step_of_one * 1e3:.2f} ms a step and member{', compiled' if found.compiled else ''})",
+            f"[bold]{folder.name}[/]: {describe(asked.space)}; packs of {plan.size}, {workers} at a time, "
+            f"{settings.cpus} thread(s) each ({found.reason})",
             highlight=False,
             soft_wrap=True,
         )

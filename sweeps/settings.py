@@ -78,6 +78,8 @@ class Settings(BaseModel):
     tracking_uri: str | None = None
     name: str | None = None
     address: str | None = None
+    #: As in ``sweeps.trials.Configuration``; of ``--fork``.
+    fork: dict[str, Any] | None = None
 
     @field_validator("pack")
     @classmethod
@@ -122,13 +124,15 @@ class Settings(BaseModel):
         space = (
             {"space_file": hashlib.sha256(Path(self.space).read_bytes()).hexdigest()[:16]} if self.space.endswith(".toml") else {}
         )
-        return {**asked, "assign": dict(sorted(self.assign.items())), **({"files": files} if files else {}), **space}
+        fork = {"fork": self.fork["before"]} if self.fork else {}
+        return {**asked, "assign": dict(sorted(self.assign.items())), **({"files": files} if files else {}), **space, **fork}
 
     def sweep_name(self) -> str:
-        """The given name, or one made of method, space and a digest of the question."""
+        """The given name, or one made of method, space (or ``fork``) and a digest of the question."""
         if self.name:
             return self.name
-        words = (Path(self.method).stem, Path(self.space).stem, digest(self.question())[:8])
+        what = "fork" if self.fork else Path(self.space).stem
+        words = (Path(self.method).stem, what, digest(self.question())[:8])
         return "-".join(words)
 
 

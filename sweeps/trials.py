@@ -19,6 +19,8 @@ from clcore.streams import StreamRun
 from clcore.training import Training
 from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest, file_digest
 
+#: How a pack runs, besides its members.
+HOW = ("threads", "device", "data_dir", "compiled")
 DROP_RULE = "members leave at the end of the epoch in which their schedule ends or their loss is no number"
 
 
@@ -32,6 +34,8 @@ class Configuration:
         training: every training setting.
         benchmark: name or file, and ``options``.
         network: ``spec``, and the fields of ``NetworkOptions``.
+        fork: where the first tasks are learned with other values: ``before``, a list of ``until`` (the task, from 0, that ends
+            them) and ``values`` (those that differ); and what it was forked from: ``run``, ``trial`` and ``at`` (a task, from 1).
     """
 
     method: str
@@ -39,6 +43,7 @@ class Configuration:
     training: dict[str, Any]
     benchmark: dict[str, Any]
     network: dict[str, Any]
+    fork: dict[str, Any] | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -54,7 +59,18 @@ class Configuration:
         """What members of one pack must have in common."""
         packed = hyper.packed_names(METHODS.get(self.method).Hyper)
         shared = {name: value for name, value in self.hyper.items() if name not in packed}
-        return json.dumps([self.method, shared, {**self.training, "lr": None}, self.benchmark, self.network], sort_keys=True)
+        rest = [{**self.training, "lr": None}, self.benchmark, self.network, self.before]
+        return json.dumps([self.method, shared, *rest], sort_keys=True)
+
+    @property
+    def before(self) -> list[dict[str, Any]]:
+        """How the first tasks are learned where they are learned otherwise."""
+        return self.fork["before"] if self.fork else []
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Hyperparameters and training settings."""
+        return {**self.hyper, **self.training}
 
     @property
     def packable(self) -> bool:
@@ -70,7 +86,9 @@ class Configuration:
     def _content(self) -> dict[str, Any]:
         names = (self.method, self.benchmark["name"], self.network["spec"])
         files = [file for name in names if (file := file_digest(name))]
-        return {**dataclasses.asdict(self), "files": files, "results": RESULTS_VERSION}
+        own = {name: value for name, value in dataclasses.asdict(self).items() if name != "fork"}
+        # What a trial was forked from does not decide what comes out, only how its first tasks are learned.
+        return {**own, **({"before": self.before} if self.before else {}), "files": files, "results": RESULTS_VERSION}
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,8 @@ class Trial:
 
     def entry(self) -> dict[str, Any]:
         """The trial as the journal's ``pack`` event holds it; :meth:`from_entry` reads it back."""
+        fork = self.configuration.fork
+        parent = {"fork": {name: fork[name] for name in ("run", "trial", "at")}} if fork else {}
         return {
             "trial": self.identity,
             "config": self.configuration.identity,
@@ -105,6 +125,7 @@ class Trial:
             "settings": self.configuration.shown_settings(),
             "study": self.study,
             "role": self.role,
+            **parent,
             "configuration": dataclasses.asdict(self.configuration),
         }
 
@@ -144,7 +165,7 @@ class Pack:
 
     def to_json(self) -> str:
         """Everything a worker needs."""
-        how = {name: getattr(self, name) for name in ("threads", "device", "data_dir", "compiled")}
+        how = {name: getattr(self, name) for name in HOW}
         return json.dumps({"trials": [trial.entry() for trial in self.trials], **how})
 
     @classmethod
@@ -154,13 +175,31 @@ class Pack:
         trials = tuple(Trial.from_entry(entry) for entry in facts["trials"])
         return cls(trials, facts["threads"], facts["device"], facts["data_dir"], facts["compiled"])
 
+    def recipe(self, trial: Trial) -> dict[str, Any]:
+        """What it takes to run one of its trials again, as plain data; :meth:`from_recipe` reads it back.
+
+        The members differ in few values, so each is written down as what it has other than the trial.
+        """
+        own = trial.configuration.values
+        others = [{n: v for n, v in t.configuration.values.items() if own[n] != v} for t in self.trials]
+        members = [{"trial": t.identity, "values": values} for t, values in zip(self.trials, others, strict=True)]
+        return {**trial.entry(), "pack": {"pack": self.identity, **{name: getattr(self, name) for name in HOW}, "members": members}}
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> "Pack":
+        """The pack behind :meth:`recipe`."""
+        trial, pack = Trial.from_entry(recipe), recipe["pack"]
+        found = [dataclasses.replace(trial, configuration=with_values(trial.configuration, m["values"])) for m in pack["members"]]
+        return cls(tuple(found), *(pack[name] for name in HOW))
+
     def learner(self) -> Learner | StreamRun:
         """The learner of all members, ready to run."""
         first, seed = self.trials[0].configuration, self.trials[0].seed
         benchmark = build_benchmark(first, seed, self.data_dir).to(self.device)
         network = build_network(first, benchmark, seed).to(self.device)
         members = [{**t.configuration.hyper, "lr": t.configuration.training["lr"]} for t in self.trials]
-        return make_learner(first.method, members, benchmark, network, first.training, seed, self.compiled)
+        before = [(leg["until"], leg["values"]) for leg in first.before]
+        return make_learner(first.method, members, benchmark, network, first.training, seed, self.compiled, before)
 
 
 def base_configuration(settings: Settings, method: str | None = None) -> Configuration:
@@ -192,6 +231,7 @@ def base_configuration(settings: Settings, method: str | None = None) -> Configu
             "spec": _absolute(settings.network),
             **{field.name: getattr(surroundings, field.name) for field in dataclasses.fields(NetworkOptions)},
         },
+        fork=settings.fork if method is None else None,
     )
 
 

@@ -1,0 +1,197 @@
+"""``--replay``: a finished trial is run once more from its record alone, and its accuracies are compared with the recorded ones."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from clcore.errors import BadValue, UserError
+from sweeps.manifest import current_commit, package_version
+from sweeps.trainable import run_pack
+from sweeps.trials import Pack, Trial, build_benchmark
+from trackers.recorded import CONFIG, RecordedTrial, client_of, recorded_trial
+
+SAME, PARTED = 0, 1
+#: Options that go with it: all others are in the record.
+OPTIONS = ("home", "tracking_uri", "data_dir")
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Parting:
+    """An accuracy that is another than was recorded: of ``task`` (from 1) after ``seen`` tasks; NaN: not measured."""
+
+    seen: int
+    task: int
+    split: str
+    then: float
+    now: float
+
+    @property
+    def size(self) -> float:
+        """How far they are apart, in [0, 1]; 1 where only one of them is known."""
+        both = torch.tensor([self.then, self.now]).isfinite().all()
+        return abs(self.then - self.now) if both else 1.0
+
+
+def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
+    """Runs a trial again, in the pack it was in, and says whether it ends as recorded; writes nothing.
+
+    Args:
+        run_id: MLflow's id of the trial's run.
+        given: options of the command line.
+        console: where to.
+
+    Returns:
+        The exit code: 0 where every accuracy is the recorded one, bit for bit, otherwise 1.
+
+    Raises:
+        UserError: no such run, or what it needs is not here.
+    """
+    if others := {*given} - {*OPTIONS}:
+        raise UserError(f"--{min(others).replace('_', '-')} does not go with --replay: everything is in the record.")
+    recorded = recorded_trial(client_of(tracking(given)), run_id)
+    pack, trial = pack_of(recorded, given.get("data_dir"))
+    _check_device(pack.device)
+    check_data(pack, trial, recorded)
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    members = f"in its pack of {len(pack.trials)}" if len(pack.trials) > 1 else "alone"
+    compiled = ", compiled" if pack.compiled else ""
+    say(f"replaying trial {trial.identity} (seed {trial.seed}) {members}, {pack.threads} thread(s){compiled}, on {pack.device}")
+    found, failure = _run(pack, trial, len(recorded.matrices["test"][0]), console)
+    if failure:
+        say(f"parts: {failure}, and the recorded trial did not")
+        return PARTED
+    return _judge(recorded, found, say)
+
+
+def tracking(given: Mapping[str, Any]) -> str:
+    """The tracking URI that options name: by default the database of the home folder."""
+    return given.get("tracking_uri") or f"sqlite:///{Path(given.get('home', 'runs')) / 'mlflow.db'}"
+
+
+def pack_of(recorded: RecordedTrial, data_dir: Path | None) -> tuple[Pack, Trial]:
+    """The pack that a trial ran in, and the trial in it, from the record.
+
+    Args:
+        recorded: the trial.
+        data_dir: where data files are, if not where they were.
+
+    Raises:
+        UserError: the record does not say, is damaged, or what it says is not the trial it names.
+    """
+    if "pack" not in recorded.config:
+        raise UserError(f"run {recorded.run_id} does not say which pack it ran in: a clsweep from before --replay made it.")
+    try:
+        pack = Pack.from_recipe(recorded.config)
+        names = [member["trial"] for member in recorded.config["pack"]["members"]]
+        found = {trial.identity: trial for trial in pack.trials}
+        files = [name for name in _names(pack.trials[0]) if name.endswith(".py") or ".py:" in name]
+        sound = _is_plain(pack) and recorded.trial in names
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{CONFIG} of run {recorded.run_id} is damaged: {type(error).__name__} {error}.") from None
+    if not sound or list(found) != names:
+        cause = f"one of {', '.join(files)} is not what it was" if files else "it was changed, or this clsweep's results are others"
+        commit = recorded.made_with.get("commit")
+        hint = f" (it was made by commit {commit})" if commit else ""
+        raise UserError(f"{CONFIG} of run {recorded.run_id} does not lead to trial {recorded.trial}: {cause}{hint}.")
+    return replace(pack, data_dir=str(data_dir.absolute()) if data_dir else pack.data_dir), found[recorded.trial]
+
+
+def _names(trial: Trial) -> tuple[str, str, str]:
+    """Names that may be files of the user's."""
+    configuration = trial.configuration
+    return configuration.method, configuration.benchmark["name"], configuration.network["spec"]
+
+
+def _is_plain(pack: Pack) -> bool:
+    """Whether what the identity does not cover is of its type."""
+    threads, place = pack.threads, pack.data_dir
+    plain = isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= 4096
+    return plain and isinstance(pack.compiled, bool) and isinstance(pack.device, str) and (place is None or isinstance(place, str))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise BadValue("the recorded device", device, "one that torch has here") from None
+
+
+def check_data(pack: Pack, trial: Trial, recorded: RecordedTrial) -> None:
+    """Sees that the data that a trial was trained on are here.
+
+    Raises:
+        UserError: they are not, or are others.
+    """
+    data = recorded.config.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("seed"), int):
+        raise UserError(f"{CONFIG} of run {recorded.run_id} is damaged: it does not say which data it was.")
+    benchmark = build_benchmark(trial.configuration, data["seed"], pack.data_dir)
+    if benchmark.digest != data.get("digest"):
+        raise UserError(f"the data are not those of run {recorded.run_id}: {data.get('digest')} then, {benchmark.digest} here.")
+    if len(benchmark.tasks) != recorded.matrices["test"].shape[1]:
+        raise UserError(f"the accuracies of run {recorded.run_id} are not of its {len(benchmark.tasks)} tasks.")
+
+
+def _run(pack: Pack, trial: Trial, tasks: int, console: Console) -> tuple[dict[str, Tensor], str]:
+    """The accuracy matrices of one trial of a pack that is run, and how it failed (empty where it did not)."""
+    found = {split: torch.full((tasks + 1, tasks), torch.nan, dtype=torch.float64) for split in SPLITS}
+    with console.status("task 1") as status:
+        for said, _ in run_pack(pack, None, lambda task, epoch: status.update(f"task {task + 1} of {tasks}, epoch {epoch + 1}")):
+            for row in (member for member in said["members"] if member["trial"] == trial.identity):
+                for split in SPLITS:
+                    found[split][said["seen"]] = torch.tensor(row[split], dtype=torch.float64)
+            for failed in (f for f in said["failed"] if f["trial"] == trial.identity):
+                return found, "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)".format(**failed["where"])
+    return found, ""
+
+
+def partings(then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> list[Parting]:
+    """Where accuracy matrices differ, in the order of learning; NaN equals NaN.
+
+    Args:
+        then: split -> accuracies in [0, 1], shape [T + 1, T].
+        now: the same; what ``then`` does not have is not compared.
+    """
+    found = []
+    for split in then:
+        a, b = then[split], now[split]
+        places = (~((a == b) | (a.isnan() & b.isnan()))).nonzero().tolist()
+        found += [Parting(seen, task + 1, split, float(a[seen, task]), float(b[seen, task])) for seen, task in places]
+    return sorted(found, key=lambda p: (p.seen, p.task, p.split))
+
+
+def _judge(recorded: RecordedTrial, found: dict[str, Tensor], say: Any) -> int:
+    parted = partings(recorded.matrices, found)
+    known = sum(int(matrix.isfinite().sum()) for matrix in recorded.matrices.values())
+    if not parted:
+        say(f"identical: all {known} accuracies are the recorded ones, bit for bit")
+        return SAME
+    first, widest = parted[0], max(parted, key=lambda p: p.size)
+    say(f"parts first after {first.seen} task(s), on task {first.task} ({first.split}): {_value(first.then)} then, {_value(first.now)} now")
+    say(
+        f"{len(parted)} of {known} accuracies differ, by at most {widest.size:.4g} "
+        f"(after {widest.seen} task(s), on task {widest.task}, {widest.split})"
+    )
+    if changed := _changed(recorded):
+        say(f"made with        {changed}")
+    return PARTED
+
+
+def _changed(recorded: RecordedTrial) -> str:
+    """What of the surroundings is another than it was."""
+    now = {name: package_version(name) for name in recorded.made_with if name not in ("commit", "python")}
+    now |= {"python": platform.python_version(), "commit": current_commit() or "unknown"}
+    parts = [f"{name} {value} then, {now[name]} here" for name, value in recorded.made_with.items() if now[name] != value]
+    return "; ".join(parts)
+
+
+def _value(accuracy: float) -> str:
+    return "not measured" if accuracy != accuracy else f"{accuracy:.6f}"  # noqa: PLR0124 - NaN is not itself
