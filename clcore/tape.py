@@ -5,7 +5,7 @@ long, which a step that is recorded for every task cannot afford.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Function = Callable[..., Sequence[Tensor]]
 aten = torch.ops.aten
@@ -93,8 +94,7 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
         self.constants: dict[str, Tensor] = {}
-        self._nodes: dict[int, Node] = {}
-        self._alive: list[Tensor] = []  # a tensor is known by its address, so none may be freed
+        self._nodes: MutableMapping[Tensor, Node] = WeakTensorKeyDictionary()  # what is not needed any more may be freed
         for place, tensor in enumerate(inputs):
             self._know(tensor, self.graph.placeholder(f"input{place}"))
 
@@ -105,11 +105,11 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def node(self, tensor: Tensor) -> Node:
         """Where a tensor comes from; one that comes from nowhere is a constant."""
-        if id(tensor) not in self._nodes:
+        if tensor not in self._nodes:
             name = f"constant{len(self.constants)}"
             self.constants[name] = tensor
             self._know(tensor, self.graph.create_node("get_attr", name, name=name))
-        return self._nodes[id(tensor)]
+        return self._nodes[tensor]
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -135,8 +135,7 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
     def _know(self, tensor: Tensor, node: Node) -> None:
-        self._alive.append(tensor)
-        self._nodes[id(tensor)] = node
+        self._nodes[tensor] = node
         node.meta["kind"] = tensor.shape, tensor.dtype
 
 
