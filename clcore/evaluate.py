@@ -59,9 +59,9 @@ class Evaluator:
         at = replace(at, phase="eval")
         with torch.no_grad(), torch_stream(self.seed, "decide", at.seen, at.task):
             weights = packed(lambda p, m, h: self.method.effective_weights(p, m, h, at))(params, memory, hp)
-            decide = packed(lambda w, x: self.method.decide(self.method.logits(w, x, at)), shared=1)
+            predict = packed(lambda w, m, h, x: self.method.predict(w, m, h, x, at), shared=1)
             batches = Pool({at.task: split}, self.dtype).batches(EVAL_BATCH)
-            return torch.cat([decide(weights, batch.inputs) for batch in batches], -1)
+            return torch.cat([predict(weights, memory, hp, batch.inputs) for batch in batches], -1)
 
     def inferred(self, split: Split, memory: Tensors, hp: Tensors, at: At, learned: Sequence[At]) -> tuple[Tensor, Tensor]:
         """Accuracy where the task is inferred, and what was inferred.

@@ -19,7 +19,7 @@ from clcore.methods.base import DERIVED, At, Method, Tensors
 from clcore.pack import Member, member, packed, select, stack, stack_hyper
 from clcore.randomness import torch_stream
 from clcore.report import MemberFailure, MemberReport, Report, monitoring
-from clcore.trainer import EVAL_BATCH, Outcome, Pool, Trainer, stage_pool
+from clcore.trainer import EVAL_BATCH, Outcome, Pool, Trainer, overrides, stage_pool
 from clcore.training import Training
 
 
@@ -146,13 +146,21 @@ class Learner:
             train = stage_pool(stage, {t.index: t.train for t in self.benchmark.tasks}, self.dtype)
             check = stage_pool(stage, {t.index: t.validation for t in self.benchmark.tasks}, self.dtype)
             assert train is not None
-            begun = params if ended is None else ended.params
-            for said in trainer.run(begun, memory, hp, lrs, replace(at, stage=stage.name), train, check):
+            now = replace(at, stage=stage.name)
+            begun = params if ended is None else self._next_stage(ended.params, memory, hp, now)
+            for said in trainer.run(begun, memory, hp, lrs, now, train, check):
                 if isinstance(said, Outcome):
                     ended = said if ended is None else ended.then(said)
                 else:
                     yield Progress(at.task, said)
         return _Trained(at, memory, hp, ended or Outcome(params, [0] * len(lrs), [float("nan")] * len(lrs)))
+
+    def _next_stage(self, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        if not overrides(self.method, "begin_stage"):
+            return params
+        with torch.no_grad():
+            found: Tensors = packed(lambda p, m, h: self.method.begin_stage(p, m, h, at))(params, memory, hp)
+        return found
 
     def _search(self, at: At, knob: str, values: Sequence[float], lrs: list[float]) -> Generator[Progress, None, "_Trained"]:
         """Trains every member with every candidate value as one pack, and keeps what the method chooses on validation."""
@@ -174,7 +182,7 @@ class Learner:
 
     def begin(self, at: At, memory: Tensors, hp: Tensors, name: str) -> tuple[At, Tensors, Tensors]:
         """The task with its sizes, the memory with what is prepared for it, and new parameters; ``name`` names the draws."""
-        at = replace(at, sizes=self.method.sizes(memory, hp, at))
+        at = replace(at, sizes=self.method.sizes(memory, hp, at), examples=len(self.benchmark.tasks[at.task].train))
         memory = {**memory, **packed(lambda m, h: self.method.prepare(m, h, at))(memory, hp)}
         with torch_stream(self.seed, "begin", at.task, name):
             return at, memory, packed(lambda m, h: self.method.begin_task(m, h, at))(memory, hp)

@@ -191,7 +191,7 @@ class Trainer:
         grads = dict(zip(leaves, found, strict=True))
 
         with torch.no_grad():
-            rates, hp = self.rates(grads, hp, lr), {**hp, "loss": losses.detach()}
+            rates, hp = self.rates(grads, hp, lr), {**hp, "loss": losses.detach(), "lr": lr}
             params, state = self._update(grads, params, state, memory, hp, rates, at)
             params = {**params, **{n: torch.lerp(params[n], s, MOMENTUM) for n, s in seen.items() if n in params}}
         return params, state, losses.detach()

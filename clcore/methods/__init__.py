@@ -34,12 +34,16 @@ METHODS = Registry(
         "cab": "clcore.methods.conceptors:METHOD",
         "pnn": "clcore.methods.pnn:METHOD",
         "pathnet": "clcore.methods.pathnet:METHOD",
+        "den": "clcore.methods.den:METHOD",
+        "vcl": "clcore.methods.vcl:METHOD",
         "lwf": "clcore.methods.distillation.lwf:METHOD",
         "lfl": "clcore.methods.distillation.lfl:METHOD",
         "replay": "clcore.methods.rehearsal.replay:METHOD",
         "gem": "clcore.methods.rehearsal.gem:METHOD",
         "mega": "clcore.methods.rehearsal.mega:METHOD",
         "dgr": "clcore.methods.rehearsal.dgr:METHOD",
+        "mbpa": "clcore.methods.rehearsal.mbpa:METHOD",
+        "fromp": "clcore.methods.rehearsal.fromp:METHOD",
     },
 )
 

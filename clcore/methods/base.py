@@ -176,7 +176,10 @@ class Method:
         at: At,
         preview: Callable[[Tensors], Tensors],
     ) -> Tensors:
-        """*Packed.* Gradients after protection. ``preview(grads)``: the step the optimiser would take; ``hp["loss"]``: the loss."""
+        """*Packed.* Gradients after protection.
+
+        ``preview(grads)``: the step the optimiser would take; ``hp["loss"]``: the loss; ``hp["lr"]``: the learning rate.
+        """
         return grads
 
     def rates(self, hp: Tensors) -> Tensors:
@@ -194,7 +197,7 @@ class Method:
             params: after the step: clipped, optimised, constrained.
             before: the same before it.
             grads: of the loss alone, without weight decay and protection, of what is trained.
-            hp: of one member.
+            hp: of one member, with ``loss`` and ``lr``.
         """
         return params
 
@@ -217,6 +220,10 @@ class Method:
     def stages(self, at: At) -> Sequence[Stage]:
         """The training runs of a task: one on its own data."""
         return [Stage("train", (at.task,))]
+
+    def begin_stage(self, params: Tensors, memory: Tensors, hp: Tensors, at: At) -> Tensors:
+        """*Packed.* The parameters that a stage starts from, given those that the one before it ended with; not for the first."""
+        return params
 
     def sizes(self, memory: Tensors, hp: Tensors, at: At) -> dict[str, int] | None:
         """On the host, for the whole pack. Units name -> largest width in use at a task, for methods that grow."""
@@ -244,6 +251,18 @@ class Method:
     def decide(self, logits: Tensor) -> Tensor:
         """*Packed.* Predicted classes or values, shape [batch], from logits, shape [batch, classes]."""
         return logits[:, 0] if self.layout.targets == "values" else logits.argmax(-1)
+
+    def predict(self, weights: Tensors, memory: Tensors, hp: Tensors, inputs: Tensor, at: At) -> Tensor:
+        """*Packed.* Predicted classes or values of inputs whose task is given, shape [batch].
+
+        Args:
+            weights: the network's own tensors for the task.
+            memory: of one member.
+            hp: of one member.
+            inputs: shape [batch, channels, height, width].
+            at: the task, in phase eval.
+        """
+        return self.decide(self.logits(weights, inputs, at))
 
     def infer_task(
         self, memory: Tensors, hp: Tensors, inputs: Tensor, ats: Sequence[At], outputs: Sequence[Tensor]

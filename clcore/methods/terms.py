@@ -61,6 +61,7 @@ class At:
         stage: name of the stage in progress.
         epoch: the epoch within the stage, from 0.
         epochs: most epochs of the stage.
+        examples: the task's training examples; 0 where nothing is learned.
     """
 
     task: int
@@ -72,6 +73,7 @@ class At:
     stage: str = "train"
     epoch: int = 0
     epochs: int = 0
+    examples: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ input (x). So the sum over a batch of its squares is (delta^2)^T (x^2): one back
 other layers is done by vmap over the examples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,8 +58,16 @@ class PerSample:
                         found[name] = found[name] + part if name in found else part
         return found
 
-    def _by_layers(self, inputs: Tensor, pulls: Sequence[Tensor], power: int) -> Tensors:
-        """For the linear layers that see one vector an example, once."""
+    def backwards(self, inputs: Tensor) -> tuple[Callable[[Tensor], Tensors], Tensors]:
+        """Of the linear layers that see one vector an example, once.
+
+        Args:
+            inputs: shape [batch, ...].
+
+        Returns:
+            A function of a pull, shape [batch, outputs], that gives layer -> gradient of its outputs, shape [batch, units]; and
+            layer -> its inputs, shape [batch, inputs].
+        """
 
         def forward(probes: Tensors) -> tuple[Tensor, Tensors]:
             with probed(self.layers, probes) as seen:
@@ -70,9 +78,14 @@ class PerSample:
         probes = {name: weight.new_zeros(len(inputs), len(weight)) for name, weight in widths.items()}
         pulled_back: Any = vjp(forward, probes, has_aux=True)
         _, backward, seen = pulled_back
+        return lambda pull: {name: delta for name, delta in backward(pull)[0].items() if name in seen}, seen
+
+    def _by_layers(self, inputs: Tensor, pulls: Sequence[Tensor], power: int) -> Tensors:
+        """Those of linear layers."""
+        backward, seen = self.backwards(inputs)
         found: Tensors = {}
         for pull in pulls:
-            (deltas,) = backward(pull)
+            deltas = backward(pull)
             for name, x in seen.items():
                 delta = deltas[name].abs().pow(power)
                 parts = {f"{name}.weight": delta.mT @ x.abs().pow(power), f"{name}.bias": delta.sum(0)}
@@ -81,12 +94,22 @@ class PerSample:
 
     def _by_examples(self, names: Sequence[str], inputs: Tensor, pull: Tensor, power: int) -> Tensors:
         """For anything, one gradient an example."""
+        return {name: g.abs().pow(power).sum(0) for name, g in self.gradients(names, inputs, pull).items()}
+
+    def gradients(self, names: Sequence[str], inputs: Tensor, pull: Tensor) -> Tensors:
+        """Name -> each example's gradient of <pull, outputs>, shape [batch, ...].
+
+        Args:
+            names: of tensors.
+            inputs: shape [batch, ...].
+            pull: shape [batch, outputs].
+        """
 
         def along(weights: Tensors, x: Tensor, v: Tensor) -> Tensor:
             return (self.logits(x[None], weights)[0] * v).sum()
 
-        grads = vmap(grad(along), in_dims=(None, 0, 0))({n: self.weights[n] for n in names}, inputs, pull)
-        return {name: g.abs().pow(power).sum(0) for name, g in grads.items()}
+        found: Tensors = vmap(grad(along), in_dims=(None, 0, 0))({n: self.weights[n] for n in names}, inputs, pull)
+        return found
 
 
 @contextmanager

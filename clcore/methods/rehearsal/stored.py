@@ -1,6 +1,6 @@
 """Examples of earlier tasks in memory: images as they came, a byte a pixel where they were bytes, and labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,11 +37,15 @@ class StoredExamples(OldAnswers):
 
 def sample(layout: Layout, batches: Iterable[Batch], task: int, count: int) -> Tensors:
     """*Packed.* So many random examples of a task, for memory; all if ``count`` is 0 or more than there are."""
-    found = [(_as_stored(batch.inputs, layout), batch.labels) for batch in batches]
+    return pick(layout, [(as_stored(batch.inputs, layout), batch.labels) for batch in batches], task, count)
+
+
+def pick(layout: Layout, found: Sequence[tuple[Tensor, Tensor]], task: int, count: int) -> Tensors:
+    """*Packed.* As :func:`sample`, of inputs as they are stored, and labels."""
     images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    chosen = torch.randperm(len(labels), device=labels.device)[: count or None]
+    places = torch.randperm(len(labels), device=labels.device)[: count or None]
     kind = torch.uint8 if max(layout.outputs) <= 256 else torch.int32
-    return {f"{IMAGES}{task}": images[chosen], f"{LABELS}{task}": labels[chosen].to(kind)}
+    return {f"{IMAGES}{task}": images[places], f"{LABELS}{task}": labels[places].to(kind)}
 
 
 def draw(memory: Tensors, layout: Layout, at: At, count: int, like: Tensor) -> Batch:
@@ -63,7 +67,7 @@ def draw(memory: Tensors, layout: Layout, at: At, count: int, like: Tensor) -> B
         chosen = torch.randint(len(own), (count,), device=own.device)
         images.append(memory[f"{IMAGES}{task}"][chosen])
         labels.append(own[chosen])
-    return Batch(_as_inputs(torch.stack(images), layout, like), torch.stack(labels).long())
+    return Batch(as_inputs(torch.stack(images), layout, like), torch.stack(labels).long())
 
 
 def whole(memory: Tensors, layout: Layout, at: At, like: Tensor) -> tuple[Batch, Tensor]:
@@ -76,20 +80,22 @@ def whole(memory: Tensors, layout: Layout, at: At, like: Tensor) -> tuple[Batch,
         torch.stack([_filled(memory[f"{prefix}{task}"], max(sizes)) for task in range(at.task)]) for prefix in (IMAGES, LABELS)
     )
     weights = torch.stack([_filled(like.new_full((size,), 1 / size), max(sizes)) for size in sizes])
-    return Batch(_as_inputs(images, layout, like), labels.long()), weights
+    return Batch(as_inputs(images, layout, like), labels.long()), weights
 
 
 def _filled(tensor: Tensor, length: int) -> Tensor:
     return F.pad(tensor, (0, 0) * (tensor.dim() - 1) + (0, length - len(tensor)))
 
 
-def _as_stored(inputs: Tensor, layout: Layout) -> Tensor:
+def as_stored(inputs: Tensor, layout: Layout) -> Tensor:
+    """*Packed.* Inputs as they are stored: a byte a pixel where they were bytes."""
     if not layout.levels:
         return inputs
     return ((inputs - layout.low) * (layout.levels / (layout.high - layout.low))).round().to(torch.uint8)
 
 
-def _as_inputs(images: Tensor, layout: Layout, like: Tensor) -> Tensor:
+def as_inputs(images: Tensor, layout: Layout, like: Tensor) -> Tensor:
+    """*Packed.* Stored images as inputs, of the type of ``like``."""
     if not layout.levels:
         return images.to(like)
     return images.to(like) * ((layout.high - layout.low) / layout.levels) + layout.low
