@@ -74,6 +74,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     _replace(path, _bytes(tensors))
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What :func:`write_tensors` wrote.
+
+    Raises:
+        DamagedCheckpoint: it is missing or cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return dict(load(path.read_bytes()))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{path.name} cannot be read: {error}") from error
+
+
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 

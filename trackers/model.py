@@ -1,0 +1,135 @@
+"""``python trackers/model.py RUN_ID``: a finished trial as an MLflow model in its run, for ``mlflow models serve``."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import typer
+
+import clcore
+from clcore import benchmarks
+from clcore.benchmarks import Benchmark, BenchmarkOptions
+from clcore.checkpoint import read_tensors
+from clcore.errors import UserError
+from clcore.predictor import Predictor, Recipe
+from trackers.command import Home, console_here, run, say
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+EXAMPLES = """
+Examples:
+
+  python trackers/model.py 3f2a90c1d5b84e6f9a7c0b1d2e3f4a5b
+
+  mlflow models serve -m runs:/3f2a90c1d5b84e6f9a7c0b1d2e3f4a5b/model --env-manager local
+"""
+MODEL, WEIGHTS = "model", "checkpoint.safetensors"
+#: Test examples of the first task that go with the model as its example.
+SHOWN = 2
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.command(epilog=EXAMPLES)
+def log(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="MLflow's id of a finished trial")],
+    home: Home = Path("runs"),
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow", show_default="sqlite:///HOME/mlflow.db")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of data files", show_default="the user's cache")] = None,
+) -> None:
+    """Puts the model of a finished trial into its run, with signature and example; nothing in it is pickled."""
+    uri = tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
+    log_model(run_id, uri, data_dir)
+    console = console_here()
+    say(console, f"serve it       MLFLOW_TRACKING_URI={uri} mlflow models serve -m runs:/{run_id}/{MODEL} --env-manager local")
+    body = '{"inputs": [IMAGE, ...], "params": {"task": 0}}'
+    say(console, f"ask it         curl -H 'Content-Type: application/json' -d '{body}' http://127.0.0.1:5000/invocations")
+
+
+def log_model(run_id: str, tracking_uri: str, data_dir: Path | None = None) -> None:
+    """Puts the model of a finished trial into its run.
+
+    Args:
+        run_id: MLflow's id of the trial's run.
+        tracking_uri: of MLflow.
+        data_dir: where data files are; of the benchmark only what a method may know goes into the model, and an example.
+
+    Raises:
+        UserError: there is no such run, it is not a finished trial's, or its files are damaged.
+    """
+    from trackers.mlflow_store import TRACKING_ERRORS, first_line
+    from trackers.recorded import client_of, fetch, recorded_trial
+
+    client = client_of(tracking_uri)
+    trial = recorded_trial(client, run_id)
+    configuration, seed = _configuration(run_id, trial.config)
+    benchmark = _benchmark(run_id, configuration, seed, data_dir)
+    recipe = Recipe.of(configuration["method"], configuration["hyper"], configuration["network"], benchmark, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = read_tensors(fetch(client, run_id, WEIGHTS, Path(folder)))
+        save_model(Predictor(recipe, memory), benchmark, Path(folder, MODEL))
+        try:
+            client.log_artifacts(run_id, str(Path(folder, MODEL)), MODEL)
+        except TRACKING_ERRORS as error:
+            raise UserError(f"the model cannot be put into run {run_id}: {first_line(error)}") from None
+
+
+def save_model(predictor: Predictor, benchmark: Benchmark, folder: Path) -> None:
+    """Writes an MLflow model that needs this package's core beside it and nothing of the benchmark's data.
+
+    Args:
+        predictor: what answers.
+        benchmark: where the example comes from.
+        folder: made; must not be there.
+    """
+    import mlflow
+
+    example = benchmark.test(0).batch(torch.arange(SHOWN))[0].numpy()
+    with tempfile.TemporaryDirectory() as trial:
+        predictor.save(Path(trial))
+        mlflow.pyfunc.save_model(
+            path=str(folder), python_model=str(Path(__file__).with_name("served.py")), artifacts={"trial": trial},
+            signature=_signature(predictor), code_paths=[str(Path(clcore.__file__).parent)],
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "numpy", "safetensors"],
+            input_example=(example, {"task": 0}),
+        )  # fmt: skip
+
+
+def _signature(predictor: Predictor) -> "ModelSignature":
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    values = predictor.recipe.layout.targets == "values"
+    label = np.dtype(np.float32 if values else np.int64)
+    said = {"task": np.dtype(np.int64), "label": label, **({} if values else {"class": np.dtype(np.int64)})}
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *predictor.recipe.shape))]),
+        outputs=Schema([TensorSpec(kind, (-1,), name) for name, kind in said.items()]),
+        params=ParamSchema([ParamSpec("task", "long", -1)]),
+    )
+
+
+def _configuration(run_id: str, config: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    try:
+        configuration, seed = config["configuration"], int(config["seed"])
+        if not {"method", "hyper", "network", "benchmark"} <= set(configuration):
+            raise KeyError("configuration")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config.json of run {run_id} is damaged: {error!r}") from None
+    return configuration, seed
+
+
+def _benchmark(run_id: str, configuration: dict[str, Any], seed: int, data_dir: Path | None) -> Benchmark:
+    try:
+        options = BenchmarkOptions(**configuration["benchmark"]["options"])
+        return benchmarks.build(configuration["benchmark"]["name"], options, seed, data_dir)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"config.json of run {run_id} is damaged: {error!r}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run(app))
