@@ -11,6 +11,7 @@ from clcore import benchmarks, hyper, networks
 from clcore.benchmarks import Benchmark, BenchmarkOptions
 from clcore.compiled import Compiler
 from clcore.errors import BadValue
+from clcore.forked import ForkedLearner, Leg
 from clcore.learner import Learner
 from clcore.methods import METHODS, Layout, Method
 from clcore.networks import Network, NetworkOptions
@@ -26,7 +27,7 @@ MOST_MAPPINGS, MAPPINGS_A_TASK = 100, 2
 
 def make_learner(
     method: str, members: Sequence[Mapping[str, Any]], benchmark: Benchmark, network: Network,
-    training: Mapping[str, Any], seed: int = 0, compiled: bool = False,
+    training: Mapping[str, Any], seed: int = 0, compiled: bool = False, before: Sequence[tuple[int, Mapping[str, Any]]] = (),
 ) -> Learner | StreamRun:  # fmt: skip
     """A learner for a pack; in scenario task-free a run of one member over a stream.
 
@@ -38,24 +39,47 @@ def make_learner(
         training: training settings that differ from their defaults.
         seed: of all randomness.
         compiled: whether steps are compiled (not those of a stream).
+        before: how the first tasks are learned where they are learned otherwise: until which task (from 0, exclusive), and which
+            hyperparameters and training settings are other than ``members`` and ``training`` say; in order (not for a stream).
 
     Raises:
         UserError: an unknown name, a bad value, members that differ in what a pack must have in common, or a method that
             cannot learn without being told tasks.
     """
     cls = METHODS.get(method)
-    settings: Training = hyper.build(Training, {**preferred(method, Training, benchmark.scenario), **training})
+    settings = _settings(method, benchmark.scenario, training)
     _require_stream(method, benchmark.scenario, settings)
     _require_targets(method, benchmark)
+    pack = _pack(cls.Hyper, members, settings)
+    made = cls(pack[0].hyper, network, layout_of(benchmark))
+    if benchmark.scenario == TASK_FREE:
+        if before:
+            raise BadValue("scenario", TASK_FREE, "one with tasks here: a stream has no boundary to change values at")
+        return StreamRun(made, benchmark, pack, settings, seed)
+    compiler = Compiler() if compiled else None
+    if not before:
+        return Learner(made, benchmark, pack, settings, seed, compiler=compiler)
+    legs = []
+    for until, values in before:
+        changed = {name: value for name, value in values.items() if name in hyper.knobs(Training)}
+        own = {name: value for name, value in values.items() if name not in changed or name == "lr"}
+        then = _settings(method, benchmark.scenario, {**training, **changed})
+        legs.append(Leg(until, _pack(cls.Hyper, [{**member, **own} for member in members], then), then))
+    return ForkedLearner(made, benchmark, [*legs, Leg(len(benchmark.tasks), pack, settings)], seed, compiler=compiler)
+
+
+def _settings(method: str, scenario: str, training: Mapping[str, Any]) -> Training:
+    settings: Training = hyper.build(Training, {**preferred(method, Training, scenario), **training})
+    return settings
+
+
+def _pack(declaration: type, members: Sequence[Mapping[str, Any]], settings: Training) -> list[Member]:
     pack = []
     for member in members:
         own = {name: value for name, value in member.items() if name != "lr"}
         lr = hyper.convert(Training, "lr", member.get("lr", settings.lr))
-        pack.append(Member(hyper.build(cls.Hyper, own), lr))
-    made = cls(pack[0].hyper, network, layout_of(benchmark))
-    if benchmark.scenario == TASK_FREE:
-        return StreamRun(made, benchmark, pack, settings, seed)
-    return Learner(made, benchmark, pack, settings, seed, compiler=Compiler() if compiled else None)
+        pack.append(Member(hyper.build(declaration, own), lr))
+    return pack
 
 
 def layout_of(benchmark: Benchmark) -> Layout:

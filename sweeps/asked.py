@@ -135,7 +135,8 @@ def dry_run(asked: Asked, console: Console) -> None:
     say(f"sweep          {asked.folder.name}")
     say(f"varies         {describe(asked.space)} ({asked.space.search})")
     say(f"trials         {asked.configurations} configurations x {len(asked.settings.seeds)} seeds = {count}")
-    say(f"packs          {packs} of at most {plan.size}, {workers} at a time, {asked.settings.cpus} thread(s) each ({found.reason})")
+    how = f"{asked.settings.cpus} thread(s) each ({found.reason})"
+    say(f"packs          {packs} of at most {plan.size}, {workers} at a time, {how}")
     say(f"time           at most about {duration(seconds)} ({epochs} epochs a task), references aside")
     say(f"disk           about {2 * count * found.bytes / 1e6:.1f} MB (home and MLflow)")
     say("nothing was trained")

@@ -15,7 +15,7 @@ from typing import Any
 from clcore import metrics
 from clcore.errors import UserError
 from sweeps.search import Search
-from sweeps.trainable import MEMBERS, Payload
+from sweeps.trainable import MEMBERS, NOT_A_NUMBER, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
 from trackers.artifacts import write_fit, write_inference, write_matrix
 from trackers.journal import Journal, read
@@ -196,7 +196,7 @@ class Sweep:
         self._write("task", pack=pack, seen=said["seen"], checkpoint=kept, members=said["members"], sync=True)
         for failed in said["failed"]:
             where = failed["where"]
-            reason = "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)".format(**where)
+            reason = NOT_A_NUMBER.format(**where)
             self._fail(failed["trial"], pack, reason, where, None)
         if said["seen"] == self.record.tasks:
             for member in said["members"]:

@@ -12,10 +12,11 @@ from clcore import hyper
 from clcore.errors import BadValue, UnknownName, UserError
 from clcore.quick import TASK_FREE
 from clcore.training import Training
-from sweeps.replay import check_data, pack_of, tracking
+from sweeps.replay import check_data, option, pack_of, tracking
 from sweeps.settings import Settings, Surroundings, declarations, validated
 from sweeps.trials import Configuration, Pack, Trial
 from trackers.recorded import client_of, recorded_trial
+from trackers.repeat import CUT
 
 #: Options that go with it: the rest of the question is the parent's.
 OPTIONS = (
@@ -36,7 +37,7 @@ def fork_settings(run_id: str, at_task: int | None, given: Mapping[str, Any]) ->
         UserError: no such run, a task that it does not have, or a value that cannot change between tasks.
     """
     if others := {*given} - {*OPTIONS}:
-        raise UserError(f"--{min(others).replace('_', '-')} does not go with --fork: it is the parent's; see --set.")
+        raise UserError(f"{option(min(others))} does not go with --fork: what --set does not name is the parent's.")
     recorded = recorded_trial(client_of(tracking(given)), run_id)
     pack, parent = pack_of(recorded, given.get("data_dir"))
     check_data(pack, parent, recorded)
@@ -117,7 +118,7 @@ def _may_change(owner: type, name: str) -> bool:
 def _as_before(parent: Trial, pack: Pack) -> dict[str, Any]:
     """The parent's question and surroundings, as options."""
     configuration = parent.configuration
-    cut = {name: configuration.benchmark["options"][name] for name in ("scenario", "tasks", "classes_per_task", "larger_first_task")}
+    cut = {name: configuration.benchmark["options"][name] for name in CUT}
     what = {"method": configuration.method, "benchmark": configuration.benchmark["name"], "network": configuration.network["spec"]}
     how = {"cpus": pack.threads, "compiled": "on" if pack.compiled else "off", "data_dir": pack.data_dir, "pack": "1"}
     return {**what, **cut, **how, "space": "default", "seeds": (parent.seed,)}

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from clcore.errors import BadValue, UserError
 from sweeps.manifest import current_commit, package_version
-from sweeps.trainable import run_pack
+from sweeps.trainable import NOT_A_NUMBER, run_pack
 from sweeps.trials import Pack, Trial, build_benchmark
 from trackers.recorded import CONFIG, RecordedTrial, client_of, recorded_trial
 
@@ -36,8 +37,7 @@ class Parting:
     @property
     def size(self) -> float:
         """How far they are apart, in [0, 1]; 1 where only one of them is known."""
-        both = torch.tensor([self.then, self.now]).isfinite().all()
-        return abs(self.then - self.now) if both else 1.0
+        return abs(self.then - self.now) if isfinite(self.then) and isfinite(self.now) else 1.0
 
 
 def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
@@ -55,7 +55,7 @@ def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
         UserError: no such run, or what it needs is not here.
     """
     if others := {*given} - {*OPTIONS}:
-        raise UserError(f"--{min(others).replace('_', '-')} does not go with --replay: everything is in the record.")
+        raise UserError(f"{option(min(others))} does not go with --replay: everything is in the record.")
     recorded = recorded_trial(client_of(tracking(given)), run_id)
     pack, trial = pack_of(recorded, given.get("data_dir"))
     _check_device(pack.device)
@@ -69,6 +69,11 @@ def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
         say(f"parts: {failure}, and the recorded trial did not")
         return PARTED
     return _judge(recorded, found, say)
+
+
+def option(parameter: str) -> str:
+    """How a parameter of the command is typed."""
+    return "--" + {"assign": "set", "compiled": "compile"}.get(parameter, parameter).replace("_", "-")
 
 
 def tracking(given: Mapping[str, Any]) -> str:
@@ -149,7 +154,7 @@ def _run(pack: Pack, trial: Trial, tasks: int, console: Console) -> tuple[dict[s
                 for split in SPLITS:
                     found[split][said["seen"]] = torch.tensor(row[split], dtype=torch.float64)
             for failed in (f for f in said["failed"] if f["trial"] == trial.identity):
-                return found, "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)".format(**failed["where"])
+                return found, NOT_A_NUMBER.format(**failed["where"])
     return found, ""
 
 
@@ -175,7 +180,8 @@ def _judge(recorded: RecordedTrial, found: dict[str, Tensor], say: Any) -> int:
         say(f"identical: all {known} accuracies are the recorded ones, bit for bit")
         return SAME
     first, widest = parted[0], max(parted, key=lambda p: p.size)
-    say(f"parts first after {first.seen} task(s), on task {first.task} ({first.split}): {_value(first.then)} then, {_value(first.now)} now")
+    where = f"after {first.seen} task(s), on task {first.task} ({first.split})"
+    say(f"parts first {where}: {_value(first.then)} then, {_value(first.now)} now")
     say(
         f"{len(parted)} of {known} accuracies differ, by at most {widest.size:.4g} "
         f"(after {widest.seen} task(s), on task {widest.task}, {widest.split})"
@@ -194,4 +200,4 @@ def _changed(recorded: RecordedTrial) -> str:
 
 
 def _value(accuracy: float) -> str:
-    return "not measured" if accuracy != accuracy else f"{accuracy:.6f}"  # noqa: PLR0124 - NaN is not itself
+    return f"{accuracy:.6f}" if isfinite(accuracy) else "not measured"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.driver import Sweep
+from sweeps.importance import importances
 from sweeps.settings import Settings
 from trackers import page
 from trackers.artifacts import write_leaderboard, write_text
@@ -17,6 +18,7 @@ from trackers.describe import describe
 from trackers.labels import show, varying_in
 from trackers.pictures_all import draw_report, draw_trials, fingerprint
 from trackers.record import SweepRecord, TrialRecord
+from trackers.repeat import fork_command
 from trackers.summary import configurations, leaderboard
 
 #: Rows of the table in the terminal.
@@ -42,7 +44,7 @@ def write_report(folder: Path, record: SweepRecord, repeat: Callable[[TrialRecor
         write_leaderboard(target, rows)
         draw_trials(folder, record, found)
     if rows and page.drawn(target) != drawn:
-        draw_report(folder, target, record, found)
+        draw_report(folder, target, record, found, importances)
     write_text(target / "leaderboard.md", describe(record) + "\n")
     best = repeat(record.trials[found[0].finals[0].trial]) if found else None
     page.write_page(target, record, page.Told(found, best, drawn))
@@ -114,10 +116,7 @@ def ui_command(settings: Settings) -> str:
 def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> str:
     """How to run the best trial alone, in a home of its own so that it is not taken for finished."""
     if settings.fork:
-        words = ["python", "sweeps/run.py", "--fork", settings.fork["run"], "--at-task", str(settings.fork["at"])]
-        for key in settings.fork["before"][-1]["values"]:
-            words += ["--set", f"{key}={settings.assign[key]}"]
-        return shlex.join([*words, "--tracking-uri", settings.tracking, "--home", str(settings.home / "repeat")])
+        return fork_command(settings.fork, settings.assign, settings.tracking, str(settings.home / "repeat"))
     choices = {**best.settings, **best.hyperparameters}
     values = {**settings.assign, **{key: _plain(choices[key]) for key in varied}}
     words = ["python", "sweeps/run.py", "--method", settings.method, "--space", "default"]

@@ -83,15 +83,9 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
 
         _alone("--replay", {"--resume": resume, "--fork": fork, "--at-task": at_task, "--dry-run": dry_run or None})
         raise typer.Exit(again.replay(replay, given, console))
-    if fork is None:
-        _alone("a sweep; it is of --fork", {"--at-task": at_task})
     from sweeps import asked, session
 
-    question = asked.ask(_settings(given, resume) if fork is None else _forked(fork, at_task, given, resume))
-    if question.settings.fork and resume is None:
-        from sweeps.fork import announce
-
-        announce(question.settings, console)
+    question = _question(fork, at_task, given, resume, console)
     if dry_run:
         asked.dry_run(question, console)
         raise typer.Exit(0)
@@ -105,17 +99,26 @@ def _command() -> str:
 
 
 def _alone(option: str, others: dict[str, Any]) -> None:
+    """Sees that none of the other options was given."""
     for name, value in others.items():
         if value is not None:
             raise UserError(f"{name} does not go with {option}.")
 
 
-def _forked(run_id: str, at_task: int | None, given: dict[str, Any], resume: str | None) -> Any:
-    """Settings of the fork of a trial."""
-    from sweeps.fork import fork_settings
+def _question(fork: str | None, at_task: int | None, given: dict[str, Any], resume: str | None, console: Any) -> Any:
+    """What is asked, checked: a sweep, or the fork of a trial, of which it is said what is learned again."""
+    from sweeps import asked
+
+    if fork is None:
+        if at_task is not None:
+            raise UserError("--at-task goes with --fork alone.")
+        return asked.ask(_settings(given, resume))
+    from sweeps.fork import announce, fork_settings
 
     _alone("--fork", {"--resume": resume})
-    return fork_settings(run_id, at_task, _values(given))
+    question = asked.ask(fork_settings(fork, at_task, _values(given)))
+    announce(question.settings, console)
+    return question
 
 
 def _settings(given: dict[str, Any], resume: str | None) -> Any:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: Where a checkpoint holds what is kept of each finished member.
 MEMBERS = "members"
 MASKS, WEIGHTS, SAMPLES = "masks.parquet", "checkpoint.safetensors", "samples.png"
+#: Why a member failed, filled with where.
+NOT_A_NUMBER = "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)"
 #: Images of each task in the picture of what a replay model makes.
 SHOWN = 12
 #: Seconds between two signs of life of a pack.

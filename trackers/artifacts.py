@@ -170,6 +170,15 @@ def write_leaderboard(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[P
     return [parquet, text]
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all; what UTF-8 does not have becomes a question mark.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    _atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="replace"))
+
+
 def read_leaderboard(path: Path) -> pa.Table:
     """Reads a leaderboard's Parquet file, or the one in a folder.
 

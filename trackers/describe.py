@@ -45,10 +45,11 @@ def _question(record: SweepRecord) -> str:
 def _ledger(record: SweepRecord) -> str:
     ledger = record.ledger
     counted = " · ".join(f"{ledger[key]} {key}" for key in ("asked", "done", "skipped", "failed"))
-    return f"**Trials:** {counted} — {_state(record)}, {_duration(record.seconds)} of running."
+    return f"**Trials:** {counted} — {state(record)}, {duration(record.seconds)} of running."
 
 
-def _state(record: SweepRecord) -> str:
+def state(record: SweepRecord) -> str:
+    """How far the sweep is, in words."""
     if record.end is not None:
         return "ended, all done" if record.end["status"] == "done" else "ended, some failed"
     if record.stop is not None:
@@ -118,7 +119,8 @@ def _whole(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "–"  # noqa: RUF001
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For instance ``1 min 20 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

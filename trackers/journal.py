@@ -1,7 +1,7 @@
 """The append-only event log of a sweep: the truth, written before anything else.
 
 One line is one event, a JSON object ``{"n": sequence number, "time": unix seconds, "event": kind, ...}``; what the
-kinds hold is defined in ``trackers.record``. Numbers that JSON does not have (NaN, infinities) are stored as ``null``,
+kinds hold is defined in ``trackers.schema``. Numbers that JSON does not have (NaN, infinities) are stored as ``null``,
 so every line is strict JSON that any tool can read; whoever reads a number takes ``null`` as "not known".
 
 A process that dies while writing leaves a last line without its end; it was never reported as written, so opening the
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clcore.errors import UserError
+from trackers.schema import is_count, is_time
 
 Event = dict[str, Any]
 
@@ -110,6 +111,8 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
             data = file.read()
     except FileNotFoundError:
         raise UserError(f"there is no journal at {path}.") from None
+    except OSError as error:
+        raise UserError(f"the journal {path} cannot be read: {error.strerror}.") from None
     whole = data[: data.rfind(b"\n") + 1]
     events = [_event(line, path, offset, index) for index, line in enumerate(whole.splitlines())]
     return events, offset + len(whole)
@@ -118,11 +121,15 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 def _event(line: bytes, path: Path, offset: int, index: int) -> Event:
     try:
         event = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, offset, index, str(error)) from None
-    if not isinstance(event, dict) or not {"n", "time", "event"} <= event.keys():
+    if not isinstance(event, dict) or not is_count(event.get("n")) or not is_time(event.get("time")) or not _is_kind(event):
         raise _damaged(path, offset, index, "it is not an event")
     return event
+
+
+def _is_kind(event: Event) -> bool:
+    return isinstance(event.get("event"), str)
 
 
 def _damaged(path: Path, offset: int, index: int, why: str) -> UserError:

@@ -5,20 +5,21 @@ their tags, a run's tag ``cl.seen`` says up to which task its metrics are there,
 journal's event, so that what is sent twice is the same row. Only the driver publishes, with explicit run ids.
 """
 
-import hashlib
+import json
 import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
 from trackers.describe import describe
 from trackers.journal import Event, read
 from trackers.labels import run_name, varying_in
 from trackers.mlflow_store import TRACKING_ERRORS, all_runs, find_experiment, open_store
+from trackers.pictures_all import PICTURES
 from trackers.record import JOURNAL, SweepRecord, TrialRecord
 from trackers.rows import (
     Point,
@@ -180,6 +181,8 @@ class Publisher:
             points += rho_points(trial)
         if trial.artifacts is not None:
             tags |= self._upload(known, self.folder / trial.artifacts, "cl.artifacts", "done")
+            tags |= self._upload_pictures(known, self.folder / trial.artifacts)
+        tags |= self._tell_data(known)
         self._log(known, points, trial_params(trial), tags)
         self._rename(known, run_name(trial, self._names))
         over = self.record.stop is not None or self.record.end is not None
@@ -192,6 +195,7 @@ class Publisher:
         tags = {"mlflow.note.content": describe(record, self._finals), "cl.closings": str(record.closings)}
         if record.end is not None:
             tags |= self._upload(parent, self.folder / REPORT, "cl.report", str(record.end["n"]))
+        tags |= self._tell_data(parent)
         self._log(parent, points, sweep_params(record), tags)
         self._points.clear()
         if record.end is not None:
@@ -226,6 +230,21 @@ class Publisher:
         self._mlflow.log_artifacts(known.run_id, str(folder))
         return {tag: value}
 
+    def _upload_pictures(self, known: _Known, folder: Path) -> dict[str, str]:
+        """Sends what was drawn of a trial: at the end of a sweep, when the rest of its files has long been sent."""
+        over = self.record.stop is not None or self.record.end is not None
+        if not over or "cl.pictures" in known.tags or not (folder / PICTURES).is_dir():
+            return {}
+        self._mlflow.log_artifacts(known.run_id, str(folder / PICTURES), PICTURES)
+        return {"cl.pictures": "done"}
+
+    def _tell_data(self, known: _Known) -> dict[str, str]:
+        """Names the data of a run, once."""
+        if "cl.inputs" in known.tags:
+            return {}
+        self._mlflow.log_inputs(known.run_id, [_dataset(self.record)])
+        return {"cl.inputs": "done"}
+
     def _rename(self, known: _Known, name: str) -> None:
         if known.name != name:
             self._mlflow.update_run(known.run_id, name=name)
@@ -251,9 +270,7 @@ class Publisher:
 
     @property
     def _sweep_id(self) -> str:
-        """Tells this sweep from one of the same name in another home, and stays when its folder is moved."""
-        first = self.record.first
-        return hashlib.sha256(f"{first['name']} {first['time']!r}".encode()).hexdigest()[:12]
+        return self.record.identity
 
     def _find_parent(self) -> _Known:
         self.prepare(self.record.first["benchmark"])
@@ -281,6 +298,14 @@ class Publisher:
     def _create(self, name: str, tags: dict[str, str], when: float) -> _Known:
         run = self._mlflow.create_run(str(self.experiment_id), start_time=_milliseconds(when), tags=tags, run_name=name)
         return _Known.of(run)
+
+
+def _dataset(record: SweepRecord) -> DatasetInput:
+    """The benchmark as MLflow's dataset: the digest is of all its tensors and of how the tasks are cut."""
+    first = record.first
+    source = json.dumps({key: first[key] for key in ("benchmark", "tasks", "scenario")})
+    found = Dataset(first["benchmark"], str(first["data_digest"]), source_type="clsweep", source=source)
+    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
 
 
 def _milliseconds(seconds: float) -> int:

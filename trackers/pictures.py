@@ -1,10 +1,6 @@
-"""The pictures of a sweep: the accuracy matrix of a trial, tasks inferred, curves fitted, and average accuracy against tasks.
-
-Figures are made without pyplot, so that no window system and no global state of matplotlib's is touched.
-"""
+"""The accuracy matrix of a trial, tasks inferred, curves fitted, samples; and of a sweep, average accuracy against tasks."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +10,19 @@ import torch
 from torch import Tensor
 
 from clcore import metrics
+from trackers import pictures_kit as kit
 from trackers.labels import choices_text, chosen, varying_in
 from trackers.record import SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHOWN = 10  # configurations in colour; more cannot be told apart
-NUMBERED = 25  # tasks up to which the matrix shows numbers
-DPI = 150
-# Okabe and Ito's colours, chosen to be told apart with any kind of colour vision; each is used twice, then with dashes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-_GREY = "#C8C8C8"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One configuration: mean over seeds of the average accuracy (test) after 1..T tasks, NaN where not known."""
+    """One configuration: mean over seeds of the average accuracy (test) after 1..T tasks, in percent, NaN where not known."""
 
     label: str
     seeds: int
@@ -53,13 +44,13 @@ def draw_matrix(path: Path, matrix: Tensor, title: str) -> None:
         OSError: the file cannot be written.
     """
     tasks, lowest = matrix.shape[1], _floor(matrix)
-    figure, axes = _heat_map(matrix, lowest, "test accuracy (%)", title)
+    figure, axes = kit.heat_map(matrix, lowest, "test accuracy (%)", title)
     axes.set_xlabel("accuracy on task")
     axes.set_ylabel("after learning task")
-    every = max(1, math.ceil(tasks / NUMBERED))
+    every = kit.stride(tasks)
     axes.set_yticks(range(0, tasks + 1, every), ["untrained", *(str(task) for task in range(every, tasks + 1, every))])
     _draw_staircase(axes, tasks)
-    figure.savefig(path, dpi=DPI)
+    kit.save(figure, path)
 
 
 def draw_inference(path: Path, inferred: Tensor, title: str, taken_for: str = "task") -> None:
@@ -75,12 +66,12 @@ def draw_inference(path: Path, inferred: Tensor, title: str, taken_for: str = "t
         OSError: the file cannot be written.
     """
     tasks = len(inferred)
-    figure, axes = _heat_map(inferred, 0.0, "share of the task's test examples (%)", title)
+    figure, axes = kit.heat_map(inferred, 0.0, "share of the task's test examples (%)", title)
     axes.set_xlabel(f"taken for {taken_for}")
     axes.set_ylabel("examples of task")
-    every = max(1, math.ceil(tasks / NUMBERED))
+    every = kit.stride(tasks)
     axes.set_yticks(range(0, tasks, every), [str(task) for task in range(1, tasks + 1, every)])
-    figure.savefig(path, dpi=DPI)
+    kit.save(figure, path)
 
 
 def draw_fit(path: Path, fitted: Sequence[Sequence[Sequence[float]]], title: str) -> None:
@@ -94,16 +85,14 @@ def draw_fit(path: Path, fitted: Sequence[Sequence[Sequence[float]]], title: str
     Raises:
         OSError: the file cannot be written.
     """
-    figure, axes = _figure(6.4, 4.0)
+    figure, axes = kit.figure(6.4, 4.0)
     for task, (inputs, values, outputs) in enumerate(fitted):
         axes.plot(inputs, values, color="black", ls="--", lw=1.2, label="to be learned" if task == 0 else None)
-        axes.plot(inputs, outputs, color=_COLOURS[task % len(_COLOURS)], lw=2.2, alpha=0.8, label=f"network of task {task + 1}")
-    axes.set_title(textwrap.fill(title, 70), fontsize=10, loc="left")
-    axes.set_xlabel("input")
-    axes.set_ylabel("value")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=DPI)
+        colour = kit.COLOURS[task % len(kit.COLOURS)]
+        axes.plot(inputs, outputs, color=colour, lw=2.2, alpha=0.8, label=f"network of task {task + 1}")
+    kit.dress(axes, title, "input", "value", whole=False)
+    kit.legend(axes)
+    kit.save(figure, path)
 
 
 def draw_samples(path: Path, samples: Tensor) -> None:
@@ -117,7 +106,7 @@ def draw_samples(path: Path, samples: Tensor) -> None:
         OSError: the file cannot be written.
     """
     tasks, count = samples.shape[:2]
-    figure, _ = _figure(0.5 * count + 0.8, 0.5 * tasks + 0.6)
+    figure, _ = kit.figure(0.5 * count + 0.8, 0.5 * tasks + 0.6, edges=None)
     figure.clear()
     grid = figure.subplots(tasks, count, squeeze=False)
     for task in range(tasks):
@@ -127,24 +116,7 @@ def draw_samples(path: Path, samples: Tensor) -> None:
             axes.imshow(shown.clamp(0, 1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-    figure.savefig(path, dpi=DPI)
-
-
-def _heat_map(values: Tensor, lowest: float, label: str, title: str) -> "tuple[Figure, Axes]":
-    """Shares as percent in colours and, where there is room, numbers."""
-    rows, columns = values.shape
-    cell = 0.55 if columns <= NUMBERED else 0.55 * NUMBERED / columns
-    figure, axes = _figure(max(4.6, cell * columns + 2.2), max(3.4, 0.8 * cell * rows + 1.5))
-    image = axes.imshow(100 * values.numpy(), cmap="cividis", vmin=lowest, vmax=100, aspect="auto")
-    figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.03)
-    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10, x=0.01, ha="left")
-    every = max(1, math.ceil(columns / NUMBERED))
-    axes.set_xticks(range(0, columns, every), [str(column) for column in range(1, columns + 1, every)])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    if columns <= NUMBERED:
-        _draw_numbers(axes, values, lowest)
-    return figure, axes
+    kit.save(figure, path)
 
 
 def draw_curves(path: Path, record: SweepRecord) -> None:
@@ -162,28 +134,24 @@ def draw_curves(path: Path, record: SweepRecord) -> None:
     """
     curves = _curves(record)
     best, rest = curves[:SHOWN], curves[SHOWN:]
-    figure, axes = _figure(9.0, 4.6)
-    for number, curve in enumerate(rest):
-        axes.plot(_steps(curve), curve.values, color=_GREY, lw=0.9, zorder=1, label=_rest_label(len(rest), number))
+    letters = max([len(_legend_title(curves)), *(len(kit.plain(curve.label)) for curve in best)]) if best else 0
+    legend = max(1.9, 0.7 + kit.LETTER * letters)
+    left, below, _, above = kit.EDGES
+    figure, axes = kit.figure(6.2 + legend, 4.6, (left, below, legend, above))
+    if rest:  # as one line with gaps: a thousand of their own take seconds
+        xs = [x for curve in rest for x in (*_steps(curve), math.nan)]
+        ys = [y for curve in rest for y in (*curve.values, math.nan)]
+        axes.plot(xs, ys, color=kit.GREY, lw=0.9, zorder=1, label=f"{len(rest)} more")
     for number, curve in reversed(list(enumerate(best))):  # the best on top
         _draw_best(axes, curve, number)
-    _dress(axes, record)
+    _dress(axes, record, len(curves))
     if best:
         handles, labels = axes.get_legend_handles_labels()
         order = [*range(len(handles) - 1, len(handles) - 1 - len(best), -1), *range(len(handles) - len(best))]
         place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False, "alignment": "left"}
         picked = ([handles[i] for i in order], [labels[i] for i in order])
         axes.legend(*picked, title=_legend_title(curves), fontsize=8, title_fontsize=8, **place)
-    figure.savefig(path, dpi=DPI)
-
-
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    kit.save(figure, path)
 
 
 def _draw_staircase(axes: "Axes", tasks: int) -> None:
@@ -194,15 +162,6 @@ def _draw_staircase(axes: "Axes", tasks: int) -> None:
     axes.set_ylim(tasks + 0.5, -0.5)
 
 
-def _draw_numbers(axes: "Axes", matrix: Tensor, lowest: float) -> None:
-    size = 8 if matrix.shape[1] <= 12 else 6.5
-    for row, column in torch.isfinite(matrix).nonzero().tolist():
-        value = 100 * float(matrix[row, column])
-        colour = "black" if value - lowest > 0.55 * (100 - lowest) else "white"  # cividis turns light there
-        text = "100" if value >= 99.95 else f"{value:.1f}"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-
-
 def _floor(matrix: Tensor) -> float:
     """Where the colours begin: the round ten below the lowest accuracy (percent), so that small losses can be seen."""
     known = matrix[torch.isfinite(matrix)]
@@ -210,25 +169,19 @@ def _floor(matrix: Tensor) -> float:
 
 
 def _draw_best(axes: "Axes", curve: Curve, number: int) -> None:
-    colour, style = _COLOURS[number % len(_COLOURS)], "-" if number < len(_COLOURS) else (0, (4, 1.5))
+    colour, style = kit.COLOURS[number % len(kit.COLOURS)], "-" if number < len(kit.COLOURS) else (0, (4, 1.5))
     if number == 0:  # ten bands over one another show nothing
         axes.fill_between(_steps(curve), curve.low, curve.high, color=colour, alpha=0.15, lw=0, zorder=2)
     width = 2.4 if number == 0 else 1.5
-    axes.plot(_steps(curve), curve.values, color=colour, ls=style, lw=width, marker="o", ms=3, zorder=3, label=curve.label)
+    look: dict[str, Any] = {"ls": style, "lw": width, "marker": kit.MARKERS[number % len(kit.MARKERS)], "ms": 3.5}
+    axes.plot(_steps(curve), curve.values, color=colour, zorder=3, label=kit.plain(curve.label), **look)
 
 
-def _dress(axes: "Axes", record: SweepRecord) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
+def _dress(axes: "Axes", record: SweepRecord, count: int) -> None:
     sweep = record.sweep
-    axes.set_title(f"{sweep['method']} on {sweep['benchmark']}, {sweep['scenario']}", fontsize=11, loc="left")
-    axes.set_xlabel("tasks learned")
-    axes.set_ylabel("average test accuracy on them")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(axis="y", color="#EBEBEB", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    title = f"{sweep['method']} on {sweep['benchmark']}, {sweep['scenario']}"
+    best = ": the best on validation data in colour" if count > SHOWN else ""
+    kit.dress(axes, title + best, "tasks learned", "average test accuracy on them (%)")
     if not axes.lines:
         axes.text(0.5, 0.5, "no trial has finished", ha="center", va="center", transform=axes.transAxes)
 
@@ -244,11 +197,6 @@ def _steps(curve: Curve) -> range:
     return range(1, len(curve.values) + 1)
 
 
-def _rest_label(count: int, number: int) -> str:
-    """One entry in the legend for all grey lines; matplotlib leaves out labels that begin with an underscore."""
-    return f"{count} more" if number == 0 else "_"
-
-
 def _curves(record: SweepRecord) -> list[Curve]:
     groups: dict[str, list[TrialRecord]] = {}
     for trial in record.trials.values():
@@ -260,7 +208,7 @@ def _curves(record: SweepRecord) -> list[Curve]:
 
 def _curve(trials: Sequence[TrialRecord], keys: Sequence[str]) -> Curve:
     steps = range(1, trials[0].seen + 1)
-    seeds = torch.tensor([[metrics.average_accuracy(t.test, step) for step in steps] for t in trials])  # [seeds, T]
+    seeds = 100 * torch.tensor([[metrics.average_accuracy(t.test, step) for step in steps] for t in trials])  # [seeds, T]
     validation = [metrics.average_accuracy(t.validation, t.seen) for t in trials]
     mean = sum(validation) / len(validation)
     return Curve(

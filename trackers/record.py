@@ -1,33 +1,11 @@
 """What a journal says: the state of a sweep, replayed from its events.
 
-The events, schema 1 (this is the one definition; ``null`` in place of a number means "not known"; times are in seconds,
-T is the number of tasks, ``seen`` counts learned tasks: 0 is the untrained network, t is after t tasks):
-
-======= ============================================================================================================
-sweep   format: 1, name, settings: {}, command: str, versions: {}, git: commit | null, method, benchmark, network,
-        scenario, tasks: T, data_digest. Comes first, and again at each resume; the last one counts.
-pack    pack, plan: {members, threads, compiled, drop}, trials: [{trial, config, seed, method, hyperparameters: {},
-        settings: {}, study: int | null, role: "trial" | "reference"}]
-start   pack, attempt: int
-task    pack, seen, checkpoint: path relative to the sweep folder | null, members: [{trial, validation: [T] | null,
-        test: [T], train_loss, epochs, seconds (of this task alone), bytes, capacity: {layer: fraction, and "total" if
-        the method has one}, reuse: [..] | null; and where the method has masks use: {layer: fraction, "total"} of
-        this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only, or {stored}:
-        what is stored in place of the network's weights, as a share of them; and where the task was inferred inferred:
-        [[..]]: share of each task's test examples taken for each task so far; and where values are learned fitted: [[inputs,
-        values, outputs]] on each task's test data}]
-failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null
-done    trial, pack, artifacts: folder relative to the sweep folder, seconds
-linked  trial, config, seed, sweep: the name of the sweep that has it, method, hyperparameters
-rho     trial, values: [T] (after 1..T tasks), joint: trial, random: trial
-stop    reason: "interrupted" | "environment" | .., detail
-end     status: "done" | "failed", ledger: {asked, done, skipped, failed}
-======= ============================================================================================================
-
-Replaying is idempotent where a resumed sweep repeats itself: of two rows for the same trial and ``seen`` the first
-counts. A failed trial that a later pack names is open again; a finished one stays finished.
+What the events hold is defined in ``trackers.schema``. Replaying is idempotent where a resumed sweep repeats itself: of two
+rows for the same trial and ``seen`` the first counts. A failed trial that a later pack names is open again; a finished one
+stays finished.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +16,7 @@ from torch import Tensor
 
 from clcore.errors import UserError
 from trackers.journal import Event, read
+from trackers.schema import check_format, wrong_field
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
@@ -76,6 +55,7 @@ class TrialRecord:
         pack: the last pack that holds it.
         artifacts: folder of its files, relative to the sweep's; None until it is done.
         rho: forgetting ratios after 1..T tasks, once the references are known.
+        fork: what it was forked from, if it was.
     """
 
     trial: str
@@ -101,6 +81,7 @@ class TrialRecord:
     rho_time: float = 0.0
     joint: str | None = None
     random: str | None = None
+    fork: dict[str, Any] | None = None
 
     @property
     def seen(self) -> int:
@@ -190,6 +171,11 @@ class SweepRecord:
         return str(self.sweep.get("name", ""))
 
     @property
+    def identity(self) -> str:
+        """Tells this sweep from one of the same name in another home, and stays when its folder is moved."""
+        return hashlib.sha256(f"{self.first['name']} {self.first['time']!r}".encode()).hexdigest()[:12]
+
+    @property
     def tasks(self) -> int:
         """T, the number of tasks."""
         return int(self.sweep["tasks"])
@@ -214,13 +200,17 @@ class SweepRecord:
         """Takes in the next event.
 
         Raises:
-            UserError: the event is of an unknown kind or format, or lacks something.
+            UserError: the event is of an unknown kind or format, or lacks something, or something in it is wrong.
         """
         kind = event["event"]
         if kind not in _HANDLERS:
             raise UserError(f"event {event['n']} of the journal is of the unknown kind {kind!r}; a newer clsweep wrote it.")
         if kind != "sweep" and not self.first:
             raise UserError("the journal does not begin with a sweep event.")
+        if kind == "sweep":
+            check_format("the journal", event.get("format"), FORMAT)
+        if (wrong := wrong_field(event)) is not None:
+            raise UserError(f"event {event['n']} of the journal ({kind}) has no or a wrong {wrong!r}.")
         try:
             _HANDLERS[kind](self, event)
         except KeyError as error:
@@ -253,8 +243,6 @@ def load(sweep_folder: Path) -> SweepRecord:
 
 
 def _sweep(record: SweepRecord, event: Event) -> None:
-    if event["format"] != FORMAT:
-        raise UserError(f"the journal has format {event['format']!r}, this clsweep reads format {FORMAT}.")
     record.first = record.first or event
     record.sweep = event
     record.stop = record.end = None
@@ -290,6 +278,7 @@ def _new_trial(tasks: int, item: dict[str, Any], event: Event) -> TrialRecord:
         validation=blank,
         test=blank.clone(),
         since=event["time"],
+        fork=item.get("fork"),
     )
 
 
@@ -303,6 +292,8 @@ def _start(record: SweepRecord, event: Event) -> None:
 
 def _task(record: SweepRecord, event: Event) -> None:
     pack, seen = record.packs[event["pack"]], event["seen"]
+    if seen > record.tasks:
+        raise _misfit(record.tasks, event)
     pack.seen = max(pack.seen, seen)
     if event["checkpoint"] is not None:
         pack.checkpoint, pack.checkpoint_seen = event["checkpoint"], seen
@@ -310,6 +301,9 @@ def _task(record: SweepRecord, event: Event) -> None:
         trial = record.trials[member["trial"]]
         if seen in trial.rows:
             continue
+        inferred = member.get("inferred") or []
+        if record.sweep["scenario"] != "task-free" and any(len(shares) < len(inferred) for shares in inferred):
+            raise _misfit(record.tasks, event)  # there, columns are mappings, which may be fewer
         trial.rows[seen] = TaskRow(
             seen=seen,
             time=event["time"],
@@ -321,8 +315,8 @@ def _task(record: SweepRecord, event: Event) -> None:
             reuse=member["reuse"],
             use=member.get("use") or {},
             compressed=member.get("compressed") or {},
-            inferred=member.get("inferred") or [],
-            fitted=member.get("fitted") or [],
+            inferred=inferred,
+            fitted=[[_known(part) for part in curve] for curve in member.get("fitted") or []],
         )
         _fill(trial.test, seen, member["test"], event)
         _fill(trial.validation, seen, member["validation"], event)
@@ -332,8 +326,16 @@ def _fill(matrix: Tensor, seen: int, values: list[float | None] | None, event: E
     if values is None:
         return
     if seen >= len(matrix) or len(values) != matrix.shape[1]:
-        raise UserError(f"event {event['n']} of the journal does not fit a benchmark of {matrix.shape[1]} tasks.")
-    matrix[seen] = torch.tensor([torch.nan if v is None else v for v in values], dtype=torch.float64)
+        raise _misfit(matrix.shape[1], event)
+    matrix[seen] = torch.tensor(_known(values), dtype=torch.float64)
+
+
+def _known(values: list[float | None]) -> list[float]:
+    return [torch.nan if value is None else value for value in values]
+
+
+def _misfit(tasks: int, event: Event) -> UserError:
+    return UserError(f"event {event['n']} of the journal does not fit a benchmark of {tasks} tasks.")
 
 
 def _failed(record: SweepRecord, event: Event) -> None:

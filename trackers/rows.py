@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clcore import metrics
 from trackers.labels import chosen, is_plain, show
-from trackers.record import SweepRecord, TaskRow, TrialRecord
+from trackers.record import FORMAT, SweepRecord, TaskRow, TrialRecord
 from trackers.summary import Configuration, Final, configurations
 
 PARAM_LIMIT = 30
@@ -80,10 +80,13 @@ def trial_tags(record: SweepRecord, sweep_id: str, trial: TrialRecord, parent: s
     """The tags by which a trial's run is found, filtered and nested under its sweep's."""
     own = {"cl.role": trial.role, "cl.trial": trial.trial, "cl.config": trial.config, "cl.seed": str(trial.seed)}
     study = {} if trial.study is None else {"cl.study": str(trial.study)}
+    fork = trial.fork or {}
+    parents = {"cl.parent_run": fork.get("run"), "cl.parent_trial": fork.get("trial"), "cl.forked_at": fork.get("at")}
     return {
         **_common_tags(record, sweep_id),
         **own,
         **study,
+        **{tag: str(value) for tag, value in parents.items() if value is not None},
         "cl.method": trial.method,
         "cl.pack": trial.pack,
         "mlflow.parentRunId": parent,
@@ -196,6 +199,7 @@ def _param(value: Any) -> str:
 def _common_tags(record: SweepRecord, sweep_id: str) -> dict[str, str]:
     first = record.first
     tags = {
+        "cl.format": str(FORMAT),
         "cl.sweep": record.name,
         "cl.sweep_id": sweep_id,
         "cl.benchmark": first["benchmark"],

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from sweep_kit import CELLS, in_process
 
-from sweeps import report
+from trackers import pictures_kit
 
 
 @pytest.fixture
@@ -26,10 +26,11 @@ def cells(tmp_path):
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
-    """The command line in this process, started in an empty folder, without the pictures (a second and a half a sweep)."""
+    """The command line in this process, started in an empty folder, with most pictures empty (they take seconds)."""
     monkeypatch.chdir(tmp_path)
-    for name in ("draw_curves", "draw_inference", "draw_matrix"):
-        monkeypatch.setattr(report, name, lambda path, *_: path.touch())
+    save = pictures_kit.save
+    whole = ("samples", "fit")
+    monkeypatch.setattr(pictures_kit, "save", lambda made, path: save(made, path) if path.stem in whole else path.touch())
     before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
     yield lambda *words: in_process(words, monkeypatch, capsys)
     for name, handlers in before.items():

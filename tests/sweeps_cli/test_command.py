@@ -81,11 +81,15 @@ def test_what_a_sweep_leaves(grid):
     assert left == {"journal.jsonl", "lock", "log.txt", "report", "sweep.json", "trials"}  # packs and heartbeats are swept up
     for trial in load(sweep).trials.values():
         own = {p.name for p in (sweep / "trials" / trial.trial).iterdir()}
-        assert own == {"accuracy.parquet", "checkpoint.safetensors", "config.json"} | (
+        assert own - {"pictures"} == {"accuracy.parquet", "checkpoint.safetensors", "config.json"} | (
             {"masks.parquet"} if trial.method == "hat" else set()
         )
     report = {p.name for p in (sweep / "report").iterdir()}
-    assert report == {"accuracy.png", "best_matrix.png", "leaderboard.csv", "leaderboard.md", "leaderboard.parquet"}
+    pictures = {"accuracy", "parallel", "importance", "over_trials", "cost"}
+    pictures |= {f"best_{name}" for name in ("matrix", "progress", "capacity", "overlap")}
+    tables = {"index.html", "leaderboard.csv", "leaderboard.md", "leaderboard.parquet"}
+    assert report == {f"{name}.png" for name in pictures} | tables
+    assert list((sweep / "trials").glob("*/pictures/overlap.png"))
     assert (sweep / "report" / "accuracy.png").stat().st_size > 10_000
     assert {p.name for p in (folder / "my runs").iterdir()} <= {
         sweep.name,

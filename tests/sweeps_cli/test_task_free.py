@@ -7,7 +7,7 @@ import torch
 from sweep_kit import leaderboard_rows, listing, matrices, only_folder, record_of, same_matrices
 
 from sweeps import trainable
-from trackers import pictures
+from trackers import pictures, pictures_kit
 from trackers.artifacts import read_masks
 from trackers.record import load
 
@@ -127,10 +127,9 @@ def test_bad_calls_are_one_line(words, message, cli, tmp_path):
 
 def test_the_picture_says_what_its_columns_are(tmp_path, monkeypatch):
     figures = []
-    real = pictures._figure
-    monkeypatch.setattr(pictures, "_figure", lambda *size: figures.append(real(*size)) or figures[-1])
+    monkeypatch.setattr(pictures_kit, "save", lambda made, path: figures.append(made))
     pictures.draw_inference(tmp_path / "i.png", torch.rand(2, 5), "x", "mapping")
-    (_, axes) = figures[0]
+    axes = figures[0].axes[0]
     assert axes.get_xlabel() == "taken for mapping"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "4", "5"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2"]

@@ -73,9 +73,10 @@ def test_every_field_of_a_configuration_is_in_its_identity():
         "training": {},
         "benchmark": {**found.benchmark, "x": 1},
         "network": {**found.network, "x": 1},
+        "fork": {"run": "r", "trial": "t", "at": 2, "before": [{"until": 1, "values": {"c": 0.1}}]},
     }
     assert changed.keys() == {f.name for f in dataclasses.fields(found)}
-    assert len({found.identity, *(dataclasses.replace(found, **{k: v}).identity for k, v in changed.items())}) == 6
+    assert len({found.identity, *(dataclasses.replace(found, **{k: v}).identity for k, v in changed.items())}) == 7
 
 
 METHOD_FILE = "from clcore.methods.finetune import METHOD\n"
