@@ -43,15 +43,16 @@ def probe(learner: Learner, warm_up: int, seconds: float) -> Probe:
     stages = learner.method.stages(at)
     if not stages:
         return Probe(0.0, 0.0, 0, size)
-    train = stage_pool(stages[0], {0: learner.benchmark.tasks[0].train}, learner.dtype)
-    check = stage_pool(stages[0], {0: learner.benchmark.tasks[0].validation}, learner.dtype)
+    stage = stages[-1]  # a fit that goes before, like VCL's, is the cheaper part
+    train = stage_pool(stage, {0: learner.benchmark.tasks[0].train}, learner.dtype)
+    check = stage_pool(stage, {0: learner.benchmark.tasks[0].validation}, learner.dtype)
     assert train is not None
     recorder = learner.compiler or Recorder(patience=0)
-    trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",), stages[0].trains, recorder)
+    trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",), stage.trains, recorder)
     run = Run(trainer, params, memory, learner.hp, [member.lr for member in learner.members])
     batch_size = learner.training.batch_size
     batch = train.batch(torch.arange(min(batch_size, len(train)), device=train.device))
-    now = replace(at, progress=0.5, consumed=0.5, stage=stages[0].name, epochs=learner.training.epochs)
+    now = replace(at, progress=0.5, consumed=0.5, stage=stage.name, epochs=learner.training.epochs)
     step = _time_steps(lambda: run.step(batch, now), warm_up, seconds)
     begun = time.perf_counter()
     if check is not None:
