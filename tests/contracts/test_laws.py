@@ -71,7 +71,7 @@ def check_pack_is_solo(name, shared, places=(0,), **options):
 @IN_EACH_WAY
 def test_a_pack_ends_where_its_members_end_alone(name, shared):
     """With a member that cannot improve, so that in every task somebody leaves the pack before its end."""
-    reports = check_pack_is_solo(name, shared, (0, 1, 2), tasks=3, epochs=4, lrs=[0.3, 0.0, 1.2])
+    reports = check_pack_is_solo(name, shared, (0, 2), tasks=3, epochs=4, lrs=[0.3, 0.0, 1.2])
     if name != "random":
         idle = [report.members[1].epochs for report in reports[1:]]
         tracks = METHODS.get(name).defaults.get("norm", "none") != "none"  # running statistics move where nothing is learned
@@ -181,7 +181,7 @@ def test_the_order_of_members_does_not_matter(name):
 @IN_EACH_WAY
 def test_resumed_after_any_task_ends_bit_for_bit_where_the_uninterrupted_ends(name, shared, tmp_path):
     """With dropout, and with momentum, whose state starts afresh at every task."""
-    options = {"tasks": 3, "epochs": 3, "drop": 0.3, "optimizer": "momentum", "lrs": [0.03, 0.4, 0.1], "lr_min": 0.05}
+    options = {"tasks": 3, "epochs": 2, "drop": 0.3, "optimizer": "momentum", "lrs": [0.03, 0.4, 0.1], "lr_min": 0.05}
     whole, reports = pack(name, shared, **options), []
     for report in whole.run():
         if type(report).__name__ == "Report":

@@ -103,7 +103,7 @@ def test_what_is_learned_is_better_than_chance(name):
     hypers = [{"c": 0.1}] if name == "hat" else [{}]  # the default is for networks with room
     slow = name.startswith(("hnet", "ags"))  # high rates do not train a hypernetwork, and let group sparsity kill all nodes
     training = {"own": True} if slow else {"lr": 0.3, "patience": 5}
-    [_, first, second] = finish(learner(name, hypers, **training, batch_size=16, epochs=15, net="mlp:32-32", tasks=2))
+    [_, first, second] = finish(learner(name, hypers, **training, batch_size=32, epochs=15, net="mlp:32-32", tasks=2))
     assert first.members[0].validation[0] > 0.9
     assert second.members[0].validation[1] > 0.6
 
