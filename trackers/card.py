@@ -1,6 +1,7 @@
 """``python trackers/card.py RUN_ID|SWEEP``: what is worth telling of a configuration, in Markdown, read from any MLflow."""
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clcore.errors import UserError
+from trackers.artifacts import LEADERBOARD, read_leaderboard
 from trackers.command import Home, run
 
 if TYPE_CHECKING:
@@ -95,13 +97,25 @@ def _gather(client: "MlflowClient", found: "Run") -> Facts:
     groups: dict[str, list[Run]] = {}
     for run_ in finished:
         groups.setdefault(run_.data.tags.get("cl.config", ""), []).append(run_)
-    chosen = tags.get("cl.config") or min(groups, key=lambda name: _rank(groups[name]), default="")
+    chosen = tags.get("cl.config") or _leader(client, found) or min(groups, key=lambda name: _rank(groups[name]), default="")
     if chosen not in groups:
         raise UserError(f"run {found.info.run_id} ({tags.get('cl.sweep')}) has no finished trial of its own: there is no card.")
     runs = sorted(groups[chosen], key=lambda r: int(r.data.tags["cl.seed"]) if r.data.tags.get("cl.seed", "").isdigit() else 0)
     config = read_config(client, runs[0].info.run_id)
     varied = varying(r.data.params for r in finished)
     return Facts(runs, len(groups) - 1, varied, config, _sweep_tags(client, found), made_with(client, found))
+
+
+def _leader(client: "MlflowClient", sweep: "Run") -> str | None:
+    """The first configuration of a sweep's leaderboard, which breaks ties as everywhere; None where it has none yet."""
+    from trackers.recorded import fetch
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            table = read_leaderboard(fetch(client, sweep.info.run_id, f"{LEADERBOARD}.parquet", Path(folder)))
+    except UserError:
+        return None
+    return str(table["config"][0].as_py()) if table.num_rows else None
 
 
 def _sweep_tags(client: "MlflowClient", found: "Run") -> dict[str, str]:
