@@ -41,14 +41,11 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DamagedCheckpoint: a file is missing or cannot be read, or the format is not ours.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
         facts = json.loads((folder / FACTS).read_text())
         data = (folder / TENSORS).read_bytes()
-        tensors = load(data)
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = _tensors(data)
+    except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"checkpoint {folder} cannot be read: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DamagedCheckpoint(f"checkpoint {folder} has another format than {FORMAT}")
@@ -80,13 +77,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DamagedCheckpoint: it is missing or cannot be read.
     """
+    try:
+        return _tensors(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path.name} cannot be read: {error}") from error
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    """What :func:`_bytes` made.
+
+    Raises:
+        ValueError: it is something else.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        return dict(load(path.read_bytes()))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{path.name} cannot be read: {error}") from error
+        return dict(load(data))
+    except (KeyError, SafetensorError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clcore import checkpoint, hyper, networks
+from clcore import checkpoint, hyper
 from clcore.benchmarks import Benchmark
 from clcore.errors import BadValue
 from clcore.methods import METHODS, At, Layout, Method
 from clcore.methods.base import Tensors
-from clcore.networks import NetworkOptions
 from clcore.pack import Member, packed, stack, stack_hyper
-from clcore.quick import layout_of
+from clcore.quick import layout_of, network_of
 from clcore.randomness import torch_stream
 
 
@@ -86,8 +85,7 @@ class Predictor:
     def __init__(self, recipe: Recipe, memory: Tensors) -> None:
         declaration = METHODS.get(recipe.method).Hyper
         own = hyper.build(declaration, dict(recipe.hyper))
-        options = {name: value for name, value in recipe.network.items() if name != "spec"}
-        network = networks.build(recipe.network["spec"], recipe.shape, recipe.seed, NetworkOptions(**options))
+        network = network_of(recipe.network, recipe.shape, recipe.seed)
         network.eval()
         self.recipe, self.tasks = recipe, len(recipe.classes)
         self.method: Method = METHODS.get(recipe.method)(own, network, recipe.layout)

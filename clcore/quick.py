@@ -82,6 +82,17 @@ def _pack(declaration: type, members: Sequence[Mapping[str, Any]], settings: Tra
     return pack
 
 
+def benchmark_of(said: Mapping[str, Any], seed: int, data_dir: Path | None) -> Benchmark:
+    """The benchmark that a configuration names: ``name``, and ``options`` of :class:`BenchmarkOptions`."""
+    return benchmarks.build(said["name"], BenchmarkOptions(**said["options"]), seed, data_dir)
+
+
+def network_of(said: Mapping[str, Any], input_shape: tuple[int, int, int], seed: int) -> Network:
+    """The network that a configuration names: ``spec``, and options of :class:`NetworkOptions` beside it."""
+    options = {name: value for name, value in said.items() if name != "spec"}
+    return networks.build(said["spec"], input_shape, seed, NetworkOptions(**options))
+
+
 def layout_of(benchmark: Benchmark) -> Layout:
     """What a method may know of a benchmark; of a stream neither the tasks nor their number, only that labels are shared."""
     split = benchmark.tasks[0].train

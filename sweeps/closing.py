@@ -1,6 +1,5 @@
 """The end of a call: the report, the journal's last line, what is printed, and the exit code."""
 
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from sweeps.trainable import of_environment
 from trackers.check import deep_link
 from trackers.page import PAGE
 from trackers.record import SweepRecord, TrialRecord
+from trackers.repeat import resume_command
 
 LOG = "log.txt"
 DONE, FAILED, ENVIRONMENT = 0, 1, 3
@@ -83,8 +83,7 @@ def _repeat(asked: Asked, best: TrialRecord) -> str:
 
 def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict[str, int]) -> int:
     if stopped:
-        words = ["python", "sweeps/run.py", "--resume", sweep.folder.name, "--home", str(sweep.folder.parent)]
-        for line in (f"stopped: {stopped}. Go on with:", f"  {shlex.join(words)}"):
+        for line in (f"stopped: {stopped}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         if sweep.environment:
             return ENVIRONMENT

@@ -17,7 +17,7 @@ from clcore.errors import UserError
 from sweeps.search import Search
 from sweeps.trainable import MEMBERS, NOT_A_NUMBER, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
-from trackers.artifacts import write_fit, write_inference, write_matrix
+from trackers.artifacts import CONFIG, write_fit, write_inference, write_matrix
 from trackers.journal import Journal, read
 from trackers.record import JOURNAL, SweepRecord, TrialRecord, load, replay
 
@@ -231,7 +231,7 @@ class Sweep:
             write_inference(target / "task_inference.csv", inferred)
         if fitted := record.rows[record.seen].fitted:
             write_fit(target / "fit.csv", fitted)
-        write_config(target / "config.json", self._recipe(trial, pack))
+        write_config(target / CONFIG, self._recipe(trial, pack))
         artifacts = str(target.relative_to(self.folder))
         self._write("done", trial=trial, pack=pack, artifacts=artifacts, seconds=record.seconds, sync=True)
         self._tell(trial)

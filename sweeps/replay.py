@@ -16,7 +16,9 @@ from clcore.errors import BadValue, UserError
 from sweeps.manifest import current_commit, package_version
 from sweeps.trainable import NOT_A_NUMBER, run_pack
 from sweeps.trials import Pack, Trial, build_benchmark
-from trackers.recorded import CONFIG, RecordedTrial, client_of, recorded_trial
+from trackers.artifacts import CONFIG
+from trackers.check import own_database
+from trackers.recorded import RecordedTrial, client_of, recorded_trial
 
 SAME, PARTED = 0, 1
 #: Options that go with it: all others are in the record.
@@ -78,7 +80,7 @@ def option(parameter: str) -> str:
 
 def tracking(given: Mapping[str, Any]) -> str:
     """The tracking URI that options name: by default the database of the home folder."""
-    return given.get("tracking_uri") or f"sqlite:///{Path(given.get('home', 'runs')) / 'mlflow.db'}"
+    return given.get("tracking_uri") or own_database(Path(given.get("home", "runs")))
 
 
 def pack_of(recorded: RecordedTrial, data_dir: Path | None) -> tuple[Pack, Trial]:

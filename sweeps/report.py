@@ -18,7 +18,7 @@ from trackers.describe import describe
 from trackers.labels import show, varying_in
 from trackers.pictures_all import draw_report, draw_trials, fingerprint
 from trackers.record import SweepRecord, TrialRecord
-from trackers.repeat import fork_command
+from trackers.repeat import fork_command, plain
 from trackers.summary import configurations, leaderboard
 
 #: Rows of the table in the terminal.
@@ -118,7 +118,7 @@ def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> 
     if settings.fork:
         return fork_command(settings.fork, settings.assign, settings.tracking, str(settings.home / "repeat"))
     choices = {**best.settings, **best.hyperparameters}
-    values = {**settings.assign, **{key: _plain(choices[key]) for key in varied}}
+    values = {**settings.assign, **{key: plain(choices[key]) for key in varied}}
     words = ["python", "sweeps/run.py", "--method", settings.method, "--space", "default"]
     for name in ("benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "data_dir"):
         value = getattr(settings, name)
@@ -127,7 +127,3 @@ def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> 
     for key, value in values.items():
         words += ["--set", f"{key}={value}"]
     return shlex.join([*words, "--seeds", f"{best.seed},", "--home", str(settings.home / "repeat")])
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -90,9 +90,10 @@ def _tracking(asked: Asked) -> Iterator[Callable[[], Any]]:
 
 
 def _publisher(asked: Asked) -> Any:
+    from trackers.check import ARTIFACTS
     from trackers.mlflow_tracker import Publisher
 
-    publisher = Publisher(asked.folder, asked.settings.tracking, asked.settings.home.absolute() / "mlflow-artifacts")
+    publisher = Publisher(asked.folder, asked.settings.tracking, asked.settings.home.absolute() / ARTIFACTS)
     publisher.prepare(Path(asked.settings.benchmark).stem)
     return publisher
 

@@ -17,6 +17,7 @@ from clcore.methods import METHODS
 from clcore.networks import NORMS
 from clcore.registry import source_digest
 from clcore.training import Training
+from trackers.check import own_database
 
 #: Raised when the same configuration gives other numbers than before; identities contain it.
 RESULTS_VERSION = 1
@@ -112,7 +113,7 @@ class Settings(BaseModel):
     @property
     def tracking(self) -> str:
         """The tracking URI, by default a database in the home folder."""
-        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        return self.tracking_uri or own_database(self.home)
 
     def question(self) -> dict[str, Any]:
         """What decides the results: what makes two calls the same sweep.

@@ -19,14 +19,13 @@ from clcore.randomness import torch_stream
 from clcore.report import MemberReport, Report
 from clcore.streams import StreamRun
 from sweeps.trials import Pack, Trial
-from trackers.artifacts import write_masks
+from trackers.artifacts import MASKS, SAMPLES, WEIGHTS, write_masks
 from trackers.pictures import draw_samples
 
 log = logging.getLogger(__name__)
 
 #: Where a checkpoint holds what is kept of each finished member.
 MEMBERS = "members"
-MASKS, WEIGHTS, SAMPLES = "masks.parquet", "checkpoint.safetensors", "samples.png"
 #: Why a member failed, filled with where.
 NOT_A_NUMBER = "the loss is not a number (task {task}, epoch {epoch}, step {step}; all from 0)"
 #: Images of each task in the picture of what a replay model makes.

@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from clcore import benchmarks, hyper, networks
-from clcore.benchmarks import Benchmark, BenchmarkOptions
+from clcore import hyper
+from clcore.benchmarks import Benchmark
 from clcore.learner import Learner
 from clcore.methods import METHODS
 from clcore.networks import Network, NetworkOptions
-from clcore.quick import TASK_FREE, make_learner, preferred
+from clcore.quick import TASK_FREE, benchmark_of, make_learner, network_of, preferred
 from clcore.streams import StreamRun
 from clcore.training import Training
 from sweeps.settings import RESULTS_VERSION, Settings, Surroundings, assigned, benchmark_options, digest, file_digest
@@ -244,14 +244,12 @@ def with_values(base: Configuration, values: Mapping[str, Any]) -> Configuration
 
 def build_benchmark(configuration: Configuration, seed: int, data_dir: str | None) -> Benchmark:
     """The benchmark of a configuration."""
-    options = BenchmarkOptions(**configuration.benchmark["options"])
-    return benchmarks.build(configuration.benchmark["name"], options, seed, Path(data_dir) if data_dir else None)
+    return benchmark_of(configuration.benchmark, seed, Path(data_dir) if data_dir else None)
 
 
 def build_network(configuration: Configuration, benchmark: Benchmark, seed: int) -> Network:
     """The network of a configuration."""
-    options = {name: value for name, value in configuration.network.items() if name != "spec"}
-    return networks.build(configuration.network["spec"], benchmark.input_shape, seed, NetworkOptions(**options))
+    return network_of(configuration.network, benchmark.input_shape, seed)
 
 
 def make_packs(trials: Iterable[Trial], size: int, shares: int, make: Pack) -> list[Pack]:

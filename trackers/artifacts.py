@@ -19,8 +19,9 @@ from torch import Tensor
 from clcore.errors import UserError
 from clcore.masks import Mask
 
-MASKS = "masks.parquet"
-MATRIX = "accuracy.parquet"
+#: Files of a trial: masks, accuracies, what it is made of, what the method keeps, and images that its replay model makes.
+MASKS, MATRIX, CONFIG = "masks.parquet", "accuracy.parquet", "config.json"
+WEIGHTS, SAMPLES = "checkpoint.safetensors", "samples.png"
 LEADERBOARD = "leaderboard"
 MaskSet = Mapping[tuple[int, str], Mask]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clcore.errors import UserError
-from trackers.artifacts import LEADERBOARD, read_leaderboard
-from trackers.command import Home, run
+from trackers.check import own_database
+from trackers.command import Home, TrackingUri, run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -41,10 +41,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 def show(
     what: Annotated[str, typer.Argument(metavar="RUN_ID|SWEEP", help="MLflow's id of a trial or a sweep, or a sweep's name")],
     home: Home = Path("runs"),
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow", show_default="sqlite:///HOME/mlflow.db")] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Prints the card of a trial's configuration, or of a sweep's best: values, results over seeds, and how to repeat it."""
-    typer.echo(card(what, tracking_uri or f"sqlite:///{home / 'mlflow.db'}"))
+    typer.echo(card(what, tracking_uri or own_database(home)))
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def _gather(client: "MlflowClient", found: "Run") -> Facts:
 
 def _leader(client: "MlflowClient", sweep: "Run") -> str | None:
     """The first configuration of a sweep's leaderboard, which breaks ties as everywhere; None where it has none yet."""
+    from trackers.artifacts import LEADERBOARD, read_leaderboard
     from trackers.recorded import fetch
 
     try:

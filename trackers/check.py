@@ -10,7 +10,14 @@ from urllib.parse import quote, urlsplit
 from clcore.errors import UserError
 
 TIMEOUT = 2.0  # seconds a probe may wait
+#: Folder in a home of the artifacts of the database there.
+ARTIFACTS = "mlflow-artifacts"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def own_database(home: Path) -> str:
+    """The tracking URI of the database in a home folder: where a sweep is recorded that was not told otherwise."""
+    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 def check_tracking(uri: str, home: Path | None = None) -> None:

@@ -16,6 +16,7 @@ BAD_CALL, INTERRUPTED = 2, 130
 PLAIN_WIDTH = 120
 
 Home = Annotated[Path, typer.Option("--home", help="folder of all sweeps and of their MLflow record")]
+TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow", show_default="sqlite:///HOME/mlflow.db")]
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="name of a sweep in the home, or a path of its folder")]
 
 

@@ -7,10 +7,9 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow.tracking import MlflowClient
 
-from trackers.check import sqlite_path
+from trackers.check import ARTIFACTS, sqlite_path
 from trackers.mlflow_store import all_runs, store_lock
 
-ARTIFACTS = "mlflow-artifacts"
 _UPLOADED = ("cl.artifacts", "cl.report", "cl.pictures")
 
 

@@ -9,12 +9,14 @@ import torch
 import typer
 
 import clcore
-from clcore import benchmarks
-from clcore.benchmarks import Benchmark, BenchmarkOptions
+from clcore.benchmarks import Benchmark
 from clcore.checkpoint import read_tensors
 from clcore.errors import UserError
 from clcore.predictor import Predictor, Recipe
-from trackers.command import Home, console_here, run, say
+from clcore.quick import benchmark_of
+from trackers.artifacts import CONFIG, WEIGHTS
+from trackers.check import own_database
+from trackers.command import Home, TrackingUri, console_here, run, say
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -26,7 +28,7 @@ Examples:
 
   mlflow models serve -m runs:/3f2a90c1d5b84e6f9a7c0b1d2e3f4a5b/model --env-manager local
 """
-MODEL, WEIGHTS = "model", "checkpoint.safetensors"
+MODEL = "model"
 #: Test examples of the first task that go with the model as its example.
 SHOWN = 2
 
@@ -37,11 +39,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 def log(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="MLflow's id of a finished trial")],
     home: Home = Path("runs"),
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow", show_default="sqlite:///HOME/mlflow.db")] = None,
+    tracking_uri: TrackingUri = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder of data files", show_default="the user's cache")] = None,
 ) -> None:
     """Puts the model of a finished trial into its run, with signature and example; nothing in it is pickled."""
-    uri = tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
+    uri = tracking_uri or own_database(home)
     log_model(run_id, uri, data_dir)
     console = console_here()
     say(console, f"serve it       MLFLOW_TRACKING_URI={uri} mlflow models serve -m runs:/{run_id}/{MODEL} --env-manager local")
@@ -64,10 +66,7 @@ def log_model(run_id: str, tracking_uri: str, data_dir: Path | None = None) -> N
     from trackers.recorded import client_of, fetch, recorded_trial
 
     client = client_of(tracking_uri)
-    trial = recorded_trial(client, run_id)
-    configuration, seed = _configuration(run_id, trial.config)
-    benchmark = _benchmark(run_id, configuration, seed, data_dir)
-    recipe = Recipe.of(configuration["method"], configuration["hyper"], configuration["network"], benchmark, seed)
+    recipe, benchmark = _recipe(run_id, recorded_trial(client, run_id).config, data_dir)
     with tempfile.TemporaryDirectory() as folder:
         memory = read_tensors(fetch(client, run_id, WEIGHTS, Path(folder)))
         save_model(Predictor(recipe, memory), benchmark, Path(folder, MODEL))
@@ -113,22 +112,14 @@ def _signature(predictor: Predictor) -> "ModelSignature":
     )
 
 
-def _configuration(run_id: str, config: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _recipe(run_id: str, config: dict[str, Any], data_dir: Path | None) -> tuple[Recipe, Benchmark]:
+    """What the trial's memory is read with, and the benchmark it was learned on."""
     try:
-        configuration, seed = config["configuration"], int(config["seed"])
-        if not {"method", "hyper", "network", "benchmark"} <= set(configuration):
-            raise KeyError("configuration")
+        said, seed = config["configuration"], int(config["seed"])
+        benchmark = benchmark_of(said["benchmark"], seed, data_dir)
+        return Recipe.of(said["method"], said["hyper"], said["network"], benchmark, seed), benchmark
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"config.json of run {run_id} is damaged: {error!r}") from None
-    return configuration, seed
-
-
-def _benchmark(run_id: str, configuration: dict[str, Any], seed: int, data_dir: Path | None) -> Benchmark:
-    try:
-        options = BenchmarkOptions(**configuration["benchmark"]["options"])
-        return benchmarks.build(configuration["benchmark"]["name"], options, seed, data_dir)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"config.json of run {run_id} is damaged: {error!r}") from None
+        raise UserError(f"{CONFIG} of run {run_id} is damaged: {error!r}") from None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from clcore.errors import UserError
-from trackers.artifacts import MASKS, read_masks
+from trackers.artifacts import MASKS, SAMPLES, read_masks
 from trackers.labels import run_name, varying_in
 from trackers.pictures import draw_curves, draw_fit, draw_inference, draw_matrix
 from trackers.pictures_parallel import draw_parallel
@@ -25,7 +25,6 @@ from trackers.pictures_trial import draw_capacity, draw_overlap, draw_progress, 
 from trackers.record import SweepRecord, TrialRecord
 from trackers.summary import Configuration
 
-SAMPLES = "samples.png"  # drawn by the worker, which has the replay model
 PICTURES = "pictures"  # a trial's pictures, in its folder and in MLflow
 BEST = "best_"  # what the names of the best trial's pictures in the report begin with
 PICTURED = 20

@@ -70,14 +70,16 @@ def publish_sweep(folder: Path, tracking_uri: str | None = None) -> tuple[str, s
 
 def own_uri(record: "SweepRecord", folder: Path) -> str:
     """Where a sweep is recorded: where it was told to be, or in the database of its home, wherever that is by now."""
-    return record.sweep["settings"].get("tracking_uri") or f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
+    from trackers.check import own_database
+
+    return record.sweep["settings"].get("tracking_uri") or own_database(folder.absolute().parent)
 
 
 def _publish(folder: Path, uri: str, home: Path) -> str:
-    from trackers.check import check_tracking
+    from trackers.check import ARTIFACTS, check_tracking
 
     check_tracking(uri, home)
-    from trackers.mlflow_mend import ARTIFACTS, follow_moved_files, forget_lost_files
+    from trackers.mlflow_mend import follow_moved_files, forget_lost_files
     from trackers.mlflow_store import TRACKING_ERRORS, connect, first_line
     from trackers.mlflow_tracker import Publisher
     from trackers.record import load

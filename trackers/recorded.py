@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from clcore.errors import BadValue, UserError
-from trackers.artifacts import MATRIX, read_matrix
+from trackers.artifacts import CONFIG, MATRIX, read_matrix
 from trackers.record import FORMAT
 from trackers.schema import check_format
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-CONFIG = "config.json"
 #: Larger ones are not ours; a pack of hundreds of members takes a tenth of this.
 MOST_BYTES = 4 * 1024**2
 

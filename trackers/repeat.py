@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from clcore import hyper
@@ -15,6 +16,11 @@ from clcore.training import Training
 #: Options of a benchmark that have an option of their own.
 CUT = ("scenario", "tasks", "classes_per_task", "larger_first_task")
 PROGRAM = ("python", "sweeps/run.py")
+
+
+def resume_command(name: str, home: Path) -> str:
+    """Goes on with a sweep."""
+    return shlex.join([*PROGRAM, "--resume", name, "--home", str(home)])
 
 
 def replay_command(run_id: str, tracking_uri: str) -> str:
@@ -47,7 +53,7 @@ def again_command(configuration: Mapping[str, Any], seeds: Sequence[str], tracki
     usual = _defaults(method, str(options["scenario"]))
     for name, value in {**values, **rest}.items():
         if name not in usual or usual[name] != value:
-            words += ["--set", f"{name}={_plain(value)}"]
+            words += ["--set", f"{name}={plain(value)}"]
     return shlex.join([*words, "--seeds", ",".join(seeds) + ("," if len(seeds) == 1 else ""), "--home", "repeat"])
 
 
@@ -62,7 +68,7 @@ def fork_command(fork: Mapping[str, Any], values: Mapping[str, Any], tracking_ur
     """
     words = [*PROGRAM, "--fork", str(fork["run"]), "--at-task", str(fork["at"])]
     for name in fork["before"][-1]["values"]:
-        words += ["--set", f"{name}={_plain(values[name])}"]
+        words += ["--set", f"{name}={plain(values[name])}"]
     return shlex.join([*words, "--tracking-uri", tracking_uri, "--home", home])
 
 
@@ -77,5 +83,6 @@ def _defaults(method: str, scenario: str) -> dict[str, Any]:
     return {**hyper.defaults(cls.Hyper), **training, **around, **preferences}
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value as ``--set`` takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from command_kit import finished
 from fake_sweep import FakeSweep
 
 
@@ -11,6 +12,13 @@ def sweep(tmp_path):
     made.sweep()
     yield made
     made.journal.close()
+
+
+@pytest.fixture
+def home(uri, tmp_path):
+    """A home with a finished sweep that is not published."""
+    finished(tmp_path / "home")
+    return tmp_path / "home"
 
 
 @pytest.fixture

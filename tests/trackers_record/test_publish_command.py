@@ -23,14 +23,6 @@ TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 
 
 @pytest.fixture
-def home(tmp_path, migrated):
-    (tmp_path / "home").mkdir()
-    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
-    finished(tmp_path / "home")
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def publishes(capsys):
     return lambda *words: call(publish.main, words, capsys)
 

@@ -19,14 +19,6 @@ from trackers.record import JOURNAL
 
 
 @pytest.fixture
-def home(tmp_path, migrated):
-    (tmp_path / "home").mkdir()
-    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
-    finished(tmp_path / "home")
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def says(capsys):
     return lambda *words: call(command.main, words, capsys)
 
