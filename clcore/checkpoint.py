@@ -10,10 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from clcore.disk import wanting
 from clcore.errors import UserError
 
 FORMAT = 1
 TENSORS, FACTS = "state.safetensors", "state.json"
+#: Bytes of a safetensors file that say how long its header is.
+LENGTH = 8
 
 
 class DamagedCheckpoint(UserError):  # noqa: N818
@@ -66,9 +69,14 @@ def read_own(folder: Path, pack: list[str]) -> tuple[dict[str, Tensor], dict[str
     return tensors, facts
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes one safetensors file, whole or not at all."""
-    _replace(path, _bytes(tensors))
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None) -> None:
+    """Writes one safetensors file, whole or not at all; ``said`` goes into its header."""
+    _replace(path, _bytes(tensors, said))
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the file that :func:`write_tensors` makes."""
+    return len(_bytes(tensors))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -81,6 +89,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _tensors(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{path.name} cannot be read: {error}") from error
+
+
+def read_header(path: Path) -> tuple[int, dict[str, str]]:
+    """Bytes of the header of a safetensors file, and what was said in it.
+
+    Raises:
+        DamagedCheckpoint: it is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH), "little")
+            said = json.loads(file.read(length)).get("__metadata__", {})
+    except (OSError, ValueError, AttributeError, MemoryError, OverflowError) as error:
+        raise DamagedCheckpoint(f"{path.name} cannot be read: {error}") from error
+    return LENGTH + length, said
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:
@@ -98,11 +121,12 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
         raise ValueError(str(error)) from error
 
 
-def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def _bytes(tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None) -> bytes:
     from safetensors.torch import save
 
     # Copies, because safetensors refuses tensors that share memory, and a method's memory may hold one under two names.
-    data: bytes = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    data: bytes = save(copies, None if said is None else dict(said))
     return data
 
 
@@ -113,7 +137,7 @@ def _digest(data: bytes) -> str:
 def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with wanting(len(data), path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -1,15 +1,16 @@
 """A learner whose values change between two tasks: what would have come of the same beginning with other values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clcore.benchmarks import Benchmark
 from clcore.compiled import Compiler
 from clcore.learner import Learner, Progress
-from clcore.methods.base import Method
+from clcore.methods.base import Method, Tensors
 from clcore.pack import Member, select, stack_hyper
 from clcore.report import Report
 from clcore.training import Training
@@ -61,6 +62,17 @@ class ForkedLearner(Learner):
             self._require_structure()
         self._turn_to(0)
 
+    def begin_from(self, earlier: Learner) -> None:
+        """Goes on where another learner is at a task boundary, in place of learning the tasks before it.
+
+        Args:
+            earlier: of as many members on the same benchmark, with the values of the legs so far.
+        """
+        assert len(earlier.members) == len(self.members), "each member goes on from its own state"
+        self.memory, self.learned = dict(earlier.memory), list(earlier.learned)
+        self.alive, self.started = list(earlier.alive), earlier.started
+        self._turn_to(max(self.seen - 1, 0))
+
     def load(self, folder: Path) -> None:
         """Continues from what :meth:`Learner.save` wrote.
 
@@ -82,3 +94,22 @@ class ForkedLearner(Learner):
     def _identity(self) -> list[str]:
         named = (type(self.method).__name__, self.benchmark.digest, self.seed, self.dtype, *self.legs)
         return [str(part) for part in named]
+
+
+#: What a learner's identity says before it names its members: method, data, seed and type.
+_COMMON = 4
+
+
+def of_one(tensors: Tensors, facts: Mapping[str, Any], index: int, members: int) -> tuple[Tensors, dict[str, Any]]:
+    """Of what :meth:`Learner.save` wrote for a pack, one member: what a pack of it alone loads.
+
+    Args:
+        tensors: of the checkpoint, shape [members that are left, ...].
+        facts: of the checkpoint.
+        index: the member's place in the pack as it began; it is still in it.
+        members: how many the pack began with.
+    """
+    place, named = facts["alive"].index(index), list(facts["pack"])
+    own = named if members == 1 else [*named[:_COMMON], named[_COMMON + index]]
+    one = {name: tensor[place : place + 1].clone() for name, tensor in tensors.items()}
+    return one, {"alive": [0], "sizes": facts["sizes"], "pack": own}

@@ -196,7 +196,24 @@ class Learner:
         members, self.alive = len(self.alive), [self.alive[p] for p in sound]
         self.hp = select(self.hp, sound)
         if not sound:
-            return Report(task + 1, [], failures, time.perf_counter() - begun)
+            return Report(task + 1, [], failures, time.perf_counter() - begun, 1 / members)
+        self._keep(trained)
+        report = self._report(trained.outcome)
+        return replace(report, failures=failures, seconds=time.perf_counter() - begun, share=1 / members)
+
+    def skim(self, task: int) -> None:
+        """Learns a task without choosing or measuring anything, for who asks what is kept of it and not how good that is."""
+        running = self._train(At(task, "train", task + 1), self.memory, self.hp, [self.members[m].lr for m in self.alive], "train")
+        while True:
+            try:
+                next(running)
+            except StopIteration as ended:
+                self._keep(ended.value)
+                return
+
+    def _keep(self, trained: "_Trained") -> None:
+        """Moves what is kept of a task into memory."""
+        task = trained.at.task
         pool = Pool({task: self.benchmark.tasks[task].train}, self.dtype)
 
         def end(params: Tensors, memory: Tensors, hp: Tensors) -> Tensors:
@@ -207,8 +224,6 @@ class Learner:
         self.memory = {name: t for name, t in memory.items() if not name.startswith(DERIVED)}
         at = At(task, "eval", task + 1)
         self.learned.append(replace(at, sizes=self.method.sizes(self.memory, self.hp, at)))
-        report = self._report(trained.outcome)
-        return replace(report, failures=failures, seconds=time.perf_counter() - begun, share=1 / members)
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 

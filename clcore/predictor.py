@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from clcore import checkpoint, hyper
-from clcore.benchmarks import Benchmark
+from clcore.benchmarks import Benchmark, Split
 from clcore.errors import BadValue
+from clcore.evaluate import Evaluator
 from clcore.methods import METHODS, At, Layout, Method
 from clcore.methods.base import Tensors
-from clcore.pack import Member, packed, stack, stack_hyper
+from clcore.pack import Member, member, packed, stack, stack_hyper
 from clcore.quick import layout_of, network_of
 from clcore.randomness import torch_stream
 
@@ -48,6 +49,18 @@ class Recipe:
         """That of a trial on a benchmark."""
         classes = tuple(tuple(task.classes) for task in benchmark.tasks)
         return cls(method, dict(hyper), dict(network), benchmark.input_shape, layout_of(benchmark), classes, seed)
+
+    def build(self) -> Method:
+        """The method, with its network as the seed draws it."""
+        declared = METHODS.get(self.method)
+        network = network_of(self.network, self.shape, self.seed)
+        network.eval()
+        made: Method = declared(hyper.build(declared.Hyper, dict(self.hyper)), network, self.layout)
+        return made
+
+    def hp(self, dtype: torch.dtype, device: torch.device) -> Tensors:
+        """The hyperparameters that a pack may differ in, shape [1]."""
+        return stack_hyper([Member(hyper.build(METHODS.get(self.method).Hyper, dict(self.hyper)), 0.0)], dtype, device)
 
     def facts(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -83,19 +96,47 @@ class Predictor:
     """
 
     def __init__(self, recipe: Recipe, memory: Tensors) -> None:
-        declaration = METHODS.get(recipe.method).Hyper
-        own = hyper.build(declaration, dict(recipe.hyper))
-        network = network_of(recipe.network, recipe.shape, recipe.seed)
-        network.eval()
-        self.recipe, self.tasks = recipe, len(recipe.classes)
-        self.method: Method = METHODS.get(recipe.method)(own, network, recipe.layout)
+        self.recipe, self.tasks, self.method = recipe, len(recipe.classes), recipe.build()
         like = next(iter(memory.values()))
-        dtype = like.dtype if like.is_floating_point() else torch.float32
-        self._memory, self._hp = stack(memory, 1), stack_hyper([Member(own, 0.0)], dtype, like.device)
+        self._dtype = like.dtype if like.is_floating_point() else torch.float32
+        self._memory, self._hp = stack(memory, 1), recipe.hp(self._dtype, like.device)
         ats = [At(task, "eval", self.tasks) for task in range(self.tasks)]
         self._learned = [replace(at, sizes=self.method.sizes(self._memory, self._hp, at)) for at in ats]
         shared = not self.method.task_specific and recipe.layout.scenario != "task-il"
         self.infers = self.method.task_specific or shared
+
+    @property
+    def memory(self) -> Tensors:
+        """Of the trial, without a member dimension."""
+        return member(self._memory, 0)
+
+    @property
+    def hp(self) -> Tensors:
+        """The hyperparameters that a pack may differ in, as scalars."""
+        return member(self._hp, 0)
+
+    @property
+    def learned(self) -> list[At]:
+        """One a task, in phase eval."""
+        return list(self._learned)
+
+    def accuracy(self, split: Split, task: int) -> float:
+        """What the learner counts as right: share of a task's examples in [0, 1]; of values, how much of them is explained.
+
+        Args:
+            split: of the task, on the memory's device.
+            task: from 0; it is given or inferred as in the benchmark's scenario.
+        """
+        evaluator, at = Evaluator(self.method, self.recipe.seed, self._dtype), self._learned[task]
+        return float(evaluator.accuracy(split, {}, self._memory, self._hp, at, self._learned)[0])
+
+    def stored_bytes(self) -> int:
+        """Bytes that a deployment must keep for all tasks (:meth:`Method.stored_bytes`)."""
+        return self.method.stored_bytes(self.memory, self.hp)
+
+    def learning_bytes(self) -> int:
+        """Bytes that learning further tasks would take (:meth:`Method.learning_bytes`)."""
+        return self.method.learning_bytes(self.memory)
 
     def predict(self, inputs: Tensor, task: int | None = None) -> tuple[Tensor, Tensor]:
         """The task and the class of each input.
@@ -143,8 +184,7 @@ class Predictor:
 
     def save(self, folder: Path) -> None:
         """Writes both files."""
-        memory = {name: tensor[0].contiguous() for name, tensor in self._memory.items()}
-        checkpoint.write(folder, memory, self.recipe.facts())
+        checkpoint.write(folder, self.memory, self.recipe.facts())
 
     @classmethod
     def load(cls, folder: Path) -> "Predictor":
@@ -154,4 +194,13 @@ class Predictor:
             DamagedCheckpoint: they are missing, damaged or not a trial's model.
         """
         memory, facts = checkpoint.read(folder)
-        return cls(Recipe.from_facts(facts), memory)
+        try:
+            return cls(Recipe.from_facts(facts), memory)
+        except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+            raise checkpoint.DamagedCheckpoint(f"{folder} is not a trial's model: {type(error).__name__} {error}") from error
+
+
+def first_memory(method: Method, seed: int) -> Tensors:
+    """The memory that the learner of a trial starts from, float32, drawn again from its seed."""
+    with torch_stream(seed, "start"):
+        return member(packed(method.start)(stack(method.network.body_weights(), 1)), 0)

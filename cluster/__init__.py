@@ -1,1 +1,1 @@
-"""The same sweep on many machines. For now: ``--address`` of a Ray cluster that is there."""
+"""The same sweep on many machines: Ray nodes of our own, clusters that are there, jobs, and files for those who start clusters."""

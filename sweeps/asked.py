@@ -11,11 +11,13 @@ from clcore.benchmarks import Benchmark
 from clcore.errors import BadValue, UserError
 from sweeps import preflight
 from sweeps.driver import Plan
+from sweeps.keeping import check_retention
 from sweeps.manifest import check_manifest
 from sweeps.pilot import GAIN, Pilot, pilot
 from sweeps.progress import duration
 from sweeps.search import ROUNDS
 from sweeps.settings import Settings
+from sweeps.sizes import disk_line, need
 from sweeps.spaces import DEFAULT_TRIALS, Space, describe, find_space
 from sweeps.trials import Configuration, Pack, Trial, base_configuration, with_values
 
@@ -77,17 +79,19 @@ def ask(settings: Settings) -> Asked:
     space = find_space(settings)
     base = base_configuration(settings)
     if settings.trials is not None and space.search == "grid":
-        raise UserError(f"--trials {settings.trials} goes with random and tpe; this grid has {len(space.cells())} configurations.")
+        count = len(space.cells())
+        raise UserError(f"--trials {settings.trials} goes with random, tpe and nsga2; this grid has {count} configurations.")
     device = preflight.resolve_device(settings)
     benchmark = preflight.check_all(settings, base)
-    if space.search == "tpe" and benchmark.tasks[0].validation is None:
-        raise UserError("--space tpe chooses on validation data, and --set validation=none leaves none.")
+    if space.search in ("tpe", "nsga2") and benchmark.tasks[0].validation is None:
+        raise UserError(f"--space {space.search} chooses on validation data, and --set validation=none leaves none.")
     if not base.packable and settings.pack not in ("auto", "1"):
         raise BadValue("--pack", settings.pack, f"auto or 1: {settings.method} in {settings.scenario} runs a trial at a time")
+    check_retention(settings.retention, settings.scenario, benchmark.tasks[0].validation is not None)
     asked = Asked(settings, space, base, benchmark, device)
     check_manifest(asked.folder, settings)
-    for trial in asked.kinds:
-        replace(asked.like, trials=(trial,)).learner()  # what cannot be learned is refused here, before anything is written
+    for trial in asked.kinds:  # what cannot be learned is refused here, before anything is written; a cluster's GPUs are not here
+        replace(asked.like, trials=(trial,), device="cpu").learner()
     return asked
 
 
@@ -99,11 +103,13 @@ def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
     most = share if settings.pack == "auto" else min(int(settings.pack), batch)
     found = _compiled_or_not(asked, most, workers)
     like = replace(asked.like, compiled=found.compiled)
+    found, like = _widened(asked, found, like, batch, workers)
     size = found.size if settings.pack == "auto" else int(settings.pack)
     compared = Path(settings.method).stem not in REFERENCES
     references = tuple(base_configuration(settings, method) for method in REFERENCES) if compared else ()
     trials = asked.configurations * len(settings.seeds)
-    return Plan(asked.base, settings.seeds, references, settings.references, size, batch, trials, workers, like), found
+    many = (size, batch, trials, workers, like, settings.retention)
+    return Plan(asked.base, settings.seeds, references, settings.references, *many), found
 
 
 def _compiled_or_not(asked: Asked, most: int, workers: int) -> Pilot:
@@ -117,6 +123,32 @@ def _compiled_or_not(asked: Asked, most: int, workers: int) -> Pilot:
     return compiled if compiled.compiled and (faster or said == "on") else plain
 
 
+def _widened(asked: Asked, found: Pilot, like: Pack, batch: int, workers: int) -> tuple[Pilot, Pack]:
+    """Where packs are fewer than cores, each gets several threads if its steps gain by it.
+
+    As many packs as cores with a thread each are left so: a step on two threads never took less than half the time.
+    """
+    settings = asked.settings
+    cores = (os.cpu_count() or 1) if settings.executor == "inline" else workers
+    packs = -(-batch // found.size) * len(settings.seeds)
+    threads = cores if settings.executor == "inline" else cores // packs
+    if threads < 2 or settings.pack != "auto" or settings.address or like.device != "cpu" or "cpus" in settings.model_fields_set:
+        return found, like
+    wide = replace(like, threads=threads)
+    gained = pilot(settings.home, asked.kinds[0], found.size, wide)
+    if gained.step_of_one * GAIN > found.step_of_one:
+        return found, like
+    return replace(gained, beside=f"{found.step_of_one * 1e3:.2f} on one thread"), wide
+
+
+def settled(asked: Asked, plan: Plan) -> Asked:
+    """The question with the threads of a pack that the pilot chose, and as many packs at a time as there are cores for them."""
+    if (threads := plan.like.threads) == asked.settings.cpus:
+        return asked
+    update = {"cpus": threads, "workers": max(local_workers(asked.settings) // threads, 1)}
+    return replace(asked, settings=asked.settings.model_copy(update=update))
+
+
 def _at_most(asked: Asked, found: Pilot, size: int, workers: int) -> float:
     """Seconds a sweep takes if every task needs all its epochs, references aside."""
     packs = -(-asked.configurations // size) * len(asked.settings.seeds)
@@ -124,10 +156,19 @@ def _at_most(asked: Asked, found: Pilot, size: int, workers: int) -> float:
     return packs / min(workers, packs) * each
 
 
+def most_seconds(asked: Asked) -> float:
+    """Seconds a sweep takes at most on this machine, references aside, by a pilot."""
+    workers = local_workers(asked.settings)
+    plan, found = make_plan(asked, workers)
+    return _at_most(asked, found, plan.size, workers)
+
+
 def dry_run(asked: Asked, console: Console) -> None:
     """Says what would be run and what it would cost; trains nothing and keeps only the pilot's figures."""
     workers = local_workers(asked.settings)
     plan, found = make_plan(asked, workers)
+    asked = settled(asked, plan)
+    workers = local_workers(asked.settings)
     count = asked.configurations * len(asked.settings.seeds)
     packs = -(-asked.configurations // plan.size) * len(asked.settings.seeds)
     epochs, seconds = asked.base.training["epochs"], _at_most(asked, found, plan.size, workers)
@@ -138,7 +179,7 @@ def dry_run(asked: Asked, console: Console) -> None:
     how = f"{asked.settings.cpus} thread(s) each ({found.reason})"
     say(f"packs          {packs} of at most {plan.size}, {workers} at a time, {how}")
     say(f"time           at most about {duration(seconds)} ({epochs} epochs a task), references aside")
-    say(f"disk           about {2 * count * found.bytes / 1e6:.1f} MB (home and MLflow)")
+    say(f"disk           {disk_line(need(asked, plan, workers), asked)}")
     say("nothing was trained")
 
 

@@ -1,31 +1,42 @@
 """The end of a call: the report, the journal's last line, what is printed, and the exit code."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from sweeps import report
 from sweeps.asked import Asked
 from sweeps.driver import HEARTBEATS, PACKS, Sweep
+from sweeps.keeping import kept_lines
+from sweeps.storage import StorageFailed, remove
 from sweeps.trainable import of_environment
 from trackers.check import deep_link
+from trackers.cost import cost, cost_line
 from trackers.page import PAGE
 from trackers.record import SweepRecord, TrialRecord
-from trackers.repeat import resume_command
+from trackers.repeat import publish_command, resume_command
+from trackers.view import table_link
+
+if TYPE_CHECKING:
+    from trackers.mlflow_thread import PublisherThread
+
+log = logging.getLogger(__name__)
 
 LOG = "log.txt"
 DONE, FAILED, ENVIRONMENT = 0, 1, 3
+#: Seconds that the end waits for a tracking store that takes nothing, and where the disk is full (the store may be on it).
+PATIENCE, LITTLE_PATIENCE = 60.0, 5.0
 
 
-def close(
-    sweep: Sweep, asked: Asked, console: Console, stopped: str | None, finish: Callable[[], bool], experiment: str | None
-) -> int:
+def close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, thread: "PublisherThread") -> int:
     """Writes the report, ends the journal, waits for MLflow, and says what came out."""
     ledger = sweep.ledger
-    record = report.with_links(sweep)
+    record = sweep.whole
     rows: list[dict[str, Any]] = []
     try:
         rows = _write_end(sweep, record, stopped, lambda best: _repeat(asked, best))
@@ -34,20 +45,46 @@ def close(
             raise
         stopped = sweep.environment = sweep.environment or str(error)
     if not stopped:
-        for scratch in (PACKS, HEARTBEATS):
-            shutil.rmtree(sweep.folder / scratch, ignore_errors=True)
-    published = finish()
+        _clear(sweep, asked.settings.own_storage)
+    missing = _publish_rest(sweep, asked, console, thread)
     sweep.journal.close()
     if rows:
         report.print_table(console, record, rows)
     references = sum(t.role == "reference" for t in sweep.record.trials.values())
-    lines = [report.ledger_line(ledger, references)]
-    if not published:
-        lines.append(f"MLflow at {asked.settings.tracking} could not be brought up to date; the journal has everything.")
-    lines += _next_steps(asked, record, rows, experiment)
+    lines = [report.ledger_line(ledger, references), f"cost           {cost_line(cost(record))}"]
+    lines += [*kept_lines(sweep.record), *missing, *_next_steps(asked, record, rows, thread.publisher.experiment_id)]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return _exit_code(sweep, console, stopped, ledger)
+
+
+def _clear(sweep: Sweep, storage: str | None) -> None:
+    """Takes away what only a sweep that goes on needs."""
+    for scratch in (PACKS, HEARTBEATS):
+        shutil.rmtree(sweep.folder / scratch, ignore_errors=True)
+    if storage is not None:
+        try:
+            remove(f"{storage}/{PACKS}")
+        except StorageFailed as error:  # nothing is lost but room
+            log.warning("the checkpoints are left where they are: %s", error)
+
+
+def _publish_rest(sweep: Sweep, asked: Asked, console: Console, thread: "PublisherThread") -> list[str]:
+    """Waits for MLflow; gives the lines that say what it lacks."""
+    patience = LITTLE_PATIENCE if sweep.environment else PATIENCE
+    uri = asked.settings.tracking
+    if thread.error is not None:
+        waiting = f"MLflow at {uri} cannot be written: trying for {patience:.0f} s more; all is safe in the journal"
+        console.print(waiting, highlight=False, soft_wrap=True, markup=False)
+    if thread.finish(patience):
+        return []
+    lacking = f"{thread.publisher.unpublished} run(s) of this sweep are not up to date in MLflow at {uri}"
+    why = f" ({thread.error})" if thread.error else ""
+    return [f"{lacking}{why}; the journal has everything. Send the rest with:", f"  {publish_command(*_place(asked))}"]
+
+
+def _place(asked: Asked) -> tuple[str, Path]:
+    return asked.folder.name, asked.folder.parent
 
 
 def _write_end(
@@ -71,6 +108,7 @@ def _next_steps(asked: Asked, record: SweepRecord, rows: list[dict[str, Any]], e
     base = settings.tracking if settings.tracking.startswith("http") else "http://127.0.0.1:5000"
     if experiment:
         lines.append(f"  then         {deep_link(base, experiment)}")
+        lines.append(f"  as a table   {table_link(base, experiment)}")
     if rows:
         best = record.trials[rows[0]["trials"].split()[0]]
         lines.append(f"repeat best    {_repeat(asked, best)}")
@@ -83,7 +121,8 @@ def _repeat(asked: Asked, best: TrialRecord) -> str:
 
 def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict[str, int]) -> int:
     if stopped:
-        for line in (f"stopped: {stopped}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
+        free = f" ({shutil.disk_usage(sweep.folder).free} bytes are free)" if sweep.environment else ""
+        for line in (f"stopped: {stopped}{free}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         if sweep.environment:
             return ENVIRONMENT

@@ -1,24 +1,29 @@
 """The driver of a sweep: what is asked, what is planned, what came back. It alone writes the journal."""
 
-import json
 import logging
 import math
 import shutil
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from clcore import metrics
+from clcore.disk import wanting
 from clcore.errors import UserError
+from sweeps.boundary import Start, inherited, keep_boundaries
+from sweeps.keeping import Keeper, Retention
 from sweeps.search import Search
+from sweeps.storage import below, found_at, name_of, opened
 from sweeps.trainable import MEMBERS, NOT_A_NUMBER, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
-from trackers.artifacts import CONFIG, write_fit, write_inference, write_matrix
+from trackers.artifacts import write_fit, write_inference, write_matrix
 from trackers.journal import Journal, read
+from trackers.kept import write_config
 from trackers.record import JOURNAL, SweepRecord, TrialRecord, load, replay
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,8 @@ class Plan:
         trials: trials asked for in all, references aside.
         shares: packs that a group of equal trials is cut into at least.
         like: threads, device and data folder of every pack.
+        keep: what is kept of finished trials.
+        start: where the one trial of a fork begins; None: with the first task.
     """
 
     base: Configuration
@@ -51,6 +58,25 @@ class Plan:
     trials: int
     shares: int
     like: Pack
+    keep: Retention = field(default_factory=Retention)
+    start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a trial failed.
+
+    Attributes:
+        reason: in a line.
+        where: task, epoch and step, all from 0, where they are known.
+        traceback: of an error.
+        seconds: its share of the task in which it failed, where it is known.
+    """
+
+    reason: str
+    where: Payload | None = None
+    traceback: str | None = None
+    seconds: float | None = None
 
 
 class Sweep:
@@ -81,6 +107,7 @@ class Sweep:
         self.stopping: str | None = None
         self.environment: str | None = None
         self._numbers: dict[int, list[Trial]] = {}
+        self._keeper = Keeper(folder, plan.keep)
 
     # -- what is next --------------------------------------------------------------------------------------------------
 
@@ -90,7 +117,11 @@ class Sweep:
             trials = tuple(Trial.from_entry(self.entries[trial]) for trial in left.trials)
             self.planned |= {t.identity for t in trials if self.record.trials[t.identity].status in ("open", "running")}
             how = {name: left.plan[name] for name in ("threads", "compiled")}  # as it began: its numbers depend on it
-            self.queue.append((replace(self.plan.like, trials=trials, **how), left.checkpoint))
+            pack = replace(self.plan.like, trials=trials, **how)
+            self.queue.append((pack, left.checkpoint or self._beginning(pack)))
+            if left.checkpoint is not None:  # the driver may have died between the report and the copy
+                with suppress(UserError):  # a damaged one is the pack's own matter
+                    self._keep_boundaries(pack, left.checkpoint_seen, found_at(left.checkpoint, self.folder))
         sampled = self._sampled_before()
         references = [Trial(c, seed, role="reference") for seed in self.plan.seeds for c in self.plan.references]
         missing = [t for t in references if self._open(t)]
@@ -99,6 +130,13 @@ class Sweep:
         for group in self._numbers.values():
             self._told(group)  # an earlier driver may have died between the journal and the study
         self._ask()
+        self._keeper.recover(self.record)
+        self._drop_surplus()
+
+    def _beginning(self, pack: Pack) -> str | None:
+        """The checkpoint that a pack begins with: where a fork goes on from a state that its parent kept."""
+        start, begun = self.plan.start, self.record.packs[pack.identity].seen
+        return name_of(start.folder, self.folder) if start is not None and begun < start.seen else None
 
     def _sampled_before(self) -> list[Trial]:
         """All seeds of the configurations that a study proposed earlier, also of those that only other sweeps have run.
@@ -119,7 +157,7 @@ class Sweep:
         self.exhausted = not asked
         self._enqueue(self._new_trials(asked))
 
-    def next_pack(self) -> tuple[Pack | None, Path | None]:
+    def next_pack(self) -> tuple[Pack | None, Path | str | None]:
         """The next pack to start, with the checkpoint it goes on from; None where nothing is left or the sweep is to stop."""
         if self.stopping or self.environment:
             return None, None
@@ -132,7 +170,7 @@ class Sweep:
             return None, None
         pack, resume = self.queue.popleft()
         self.running[pack.identity] = pack
-        return pack, self.folder / resume if resume else None
+        return pack, found_at(resume, self.folder) if resume else None
 
     def _new_trials(self, asked: Iterable[tuple[int | None, dict[str, Any]]]) -> list[Trial]:
         trials = []
@@ -175,15 +213,24 @@ class Sweep:
             self.entries |= {entry["trial"]: entry for entry in entries}
             self.planned |= {entry["trial"] for entry in entries}
             self._write("pack", pack=pack.identity, plan=pack.plan(), trials=entries, sync=True)
-            self.queue.append((pack, None))
+            self.queue.append((pack, self._beginning(pack)))
 
     # -- what came back ------------------------------------------------------------------------------------------------
 
     def started(self, pack: str) -> None:
         """A pack runs (again)."""
-        self._write("start", pack=pack, attempt=self.record.packs[pack].attempt + 1)
+        self._write("start", pack=pack, attempt=self.record.packs[pack].attempt + 1, lost=self._lost(pack))
+        for event in inherited(self.plan.start, self.folder, self.record.packs[pack]) if self.plan.start else ():
+            self._write("task", **event)
 
-    def reported(self, pack: str, said: Payload, checkpoint: Path | None) -> None:
+    def _lost(self, pack: str) -> float:
+        """Seconds between the last report and the last sign of life of a pack that was lost; 0 for one that starts."""
+        with suppress(OSError):
+            last = (self.folder / HEARTBEATS / f"{pack}.json").stat().st_mtime
+            return max(0.0, last - self.record.packs[pack].heard)
+        return 0.0
+
+    def reported(self, pack: str, said: Payload, checkpoint: Path | str | None) -> None:
         """A pack's report: journal first, everything else from it."""
         if "environment" in said:
             self.environment = said["environment"]
@@ -191,16 +238,26 @@ class Sweep:
         if "error" in said:
             self._fail_rest(pack, said["error"], said["traceback"])
             return
-        # absolute: Tune names folders so, while --home may be relative to where we were started
-        kept = None if checkpoint is None else str(checkpoint.absolute().relative_to(self.folder.absolute()))
-        self._write("task", pack=pack, seen=said["seen"], checkpoint=kept, members=said["members"], sync=True)
+        kept = None if checkpoint is None else name_of(checkpoint, self.folder)
+        where = {"pack": pack, "seen": said["seen"], "checkpoint": kept}
+        if said["seen"] > self.record.packs[pack].seen:
+            self._write("task", **where, members=said["members"], sync=True)
+        else:  # a worker that was lost had reported this task, but its checkpoint was not yet safe
+            self._write("again", **where, seconds=sum(member["seconds"] for member in said["members"]), sync=True)
         for failed in said["failed"]:
-            where = failed["where"]
-            reason = NOT_A_NUMBER.format(**where)
-            self._fail(failed["trial"], pack, reason, where, None)
+            fault = Fault(NOT_A_NUMBER.format(**failed["where"]), failed["where"], seconds=failed["seconds"])
+            self._fail(failed["trial"], pack, fault)
+        if checkpoint is not None:
+            self._keep_boundaries(self.running[pack], said["seen"], checkpoint)
         if said["seen"] == self.record.tasks:
             for member in said["members"]:
                 self._finish(member["trial"], pack, checkpoint)
+            self._drop_surplus()
+
+    def _keep_boundaries(self, pack: Pack, seen: int, checkpoint: Path | str) -> None:
+        if self.plan.keep.every_task and 0 < seen < self.record.tasks:  # the last state is kept anyway
+            with opened(checkpoint) as folder:
+                keep_boundaries(folder, self.folder / TRIALS, pack, self.record, seen)
 
     def ended(self, pack: str, error: str | None = None) -> None:
         """A pack runs no more; ``error`` is what the executor says of one that broke."""
@@ -214,9 +271,9 @@ class Sweep:
             record = self.record.trials[trial]
             if record.pack == pack and record.status in ("open", "running"):  # not one that a later pack tries again
                 first = reason.strip().splitlines()[-1] if reason.strip() else "unknown"
-                self._fail(trial, pack, first, None, trace)
+                self._fail(trial, pack, Fault(first, traceback=trace))
 
-    def _finish(self, trial: str, pack: str, checkpoint: Path | None) -> None:
+    def _finish(self, trial: str, pack: str, checkpoint: Path | str | None) -> None:
         """Keeps a finished trial's files and says that it is done."""
         record = self.record.trials[trial]
         if record.status == "done":
@@ -224,14 +281,16 @@ class Sweep:
         target = self.folder / TRIALS / trial
         target.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
-            for file in (checkpoint / MEMBERS / trial).iterdir():  # copytree would hide a full disk's errno
-                shutil.copyfile(file, target / file.name)
+            with opened(below(checkpoint, MEMBERS, trial)) as kept:
+                for file in kept.iterdir():  # copytree would hide a full disk's errno
+                    with wanting(file.stat().st_size, target / file.name):
+                        shutil.copyfile(file, target / file.name)
         write_matrix(target / "accuracy.parquet", {"validation": record.validation, "test": record.test})
         if inferred := record.rows[record.seen].inferred:
             write_inference(target / "task_inference.csv", inferred)
         if fitted := record.rows[record.seen].fitted:
             write_fit(target / "fit.csv", fitted)
-        write_config(target / CONFIG, self._recipe(trial, pack))
+        write_config(target, self._recipe(trial, pack), {})
         artifacts = str(target.relative_to(self.folder))
         self._write("done", trial=trial, pack=pack, artifacts=artifacts, seconds=record.seconds, sync=True)
         self._tell(trial)
@@ -242,6 +301,17 @@ class Sweep:
         running = self.running[pack]
         own = next(member for member in running.trials if member.identity == trial)
         return {**running.recipe(own), "data": {"seed": self.plan.seeds[0], "digest": self.record.sweep["data_digest"]}}
+
+    def _drop_surplus(self) -> None:
+        self._keeper.drop(self.record, self.whole, self._write)
+
+    @property
+    def whole(self) -> SweepRecord:
+        """The sweep's record with the linked trials of other sweeps in it, for rankings."""
+        linked = {t: found for t, found in self.linked.items() if t in self.wanted and t not in self.record.trials}
+        if not linked:
+            return self.record
+        return replace(self.record, trials={**self.record.trials, **{t: replace(f, role="trial") for t, f in linked.items()}})
 
     # -- forgetting ratio ----------------------------------------------------------------------------------------------
 
@@ -272,7 +342,7 @@ class Sweep:
                 self._told(group)
 
     def _told(self, group: list[Trial]) -> None:
-        """Tells the search a configuration's score once all its seeds are decided; one failed seed fails it."""
+        """Tells the search what a configuration came to once all its seeds are decided; one failed seed fails it."""
         number = group[0].study
         if number is None:
             return
@@ -280,8 +350,10 @@ class Sweep:
         if any(r is None or r.status in ("open", "running") for r in records):
             return
         sound = [r for r in records if r is not None and r.status == "done"]
-        scores = [score(r) for r in sound]
-        self.search.tell(number, fmean(scores) if len(scores) == len(group) else None)
+        if len(sound) < len(group):
+            self.search.tell(number, None)
+            return
+        self.search.tell(number, fmean(map(score, sound)), fmean(math.nan if r.bytes is None else r.bytes for r in sound))
 
     # -- the ledger ----------------------------------------------------------------------------------------------------
 
@@ -295,9 +367,10 @@ class Sweep:
         asked = len(self.wanted) if self.exhausted else max(len(self.wanted), self.plan.trials)
         return {"asked": asked, "done": done, "skipped": skipped, "failed": failed}
 
-    def _fail(self, trial: str, pack: str, reason: str, where: Payload | None, trace: str | None) -> None:
-        log.warning("trial %s failed: %s\n%s", trial, reason, trace or "")
-        self._write("failed", trial=trial, pack=pack, reason=reason, where=where, traceback=trace)
+    def _fail(self, trial: str, pack: str, fault: Fault) -> None:
+        log.warning("trial %s failed: %s\n%s", trial, fault.reason, fault.traceback or "")
+        self._write("failed", trial=trial, pack=pack, **asdict(fault))
+        shutil.rmtree(self.folder / TRIALS / trial, ignore_errors=True)  # its boundaries: it would be tried again from the start
         self._tell(trial)
 
     def _write(self, kind: str, *, sync: bool = False, **fields: Any) -> None:
@@ -307,11 +380,6 @@ class Sweep:
 def score(trial: TrialRecord) -> float:
     """What a search may see of a trial: validation average accuracy after its last task, in [0, 1]."""
     return metrics.average_accuracy(trial.validation, trial.seen)
-
-
-def write_config(path: Path, recipe: dict[str, Any]) -> None:
-    """All that decides a trial's result, as JSON."""
-    path.write_text(json.dumps(recipe, indent=1, sort_keys=True))
 
 
 def finished_elsewhere(folder: Path) -> dict[str, tuple[str, TrialRecord]]:

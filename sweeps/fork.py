@@ -1,9 +1,11 @@
-"""``--fork``: the tasks of a finished trial learned once more, from one of them on with other values."""
+"""``--fork``: a finished trial gone on from at a task boundary with other values; what was not kept is learned once more."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,16 +14,21 @@ from clcore import hyper
 from clcore.errors import BadValue, UnknownName, UserError
 from clcore.quick import TASK_FREE
 from clcore.training import Training
-from sweeps.replay import check_data, option, pack_of, tracking
+from sweeps.boundary import Start, alone, found_boundary, read_boundary
+from sweeps.driver import PACKS, Plan
+from sweeps.replay import check_data, kept_beginning, option, pack_of, tracking
 from sweeps.settings import Settings, Surroundings, declarations, validated
 from sweeps.trials import Configuration, Pack, Trial
+from trackers.record import JOURNAL, load
 from trackers.recorded import client_of, recorded_trial
 from trackers.repeat import CUT
+
+log = logging.getLogger(__name__)
 
 #: Options that go with it: the rest of the question is the parent's.
 OPTIONS = (
     "assign", "home", "tracking_uri", "data_dir", "name", "compiled", "executor", "device", "cpus", "gpus_per_trial", "workers",
-    "address", "time_budget",
+    "address", "time_budget", "memory", "ship", "keep", "keep_bytes",
 )  # fmt: skip
 
 
@@ -34,11 +41,13 @@ def fork_settings(run_id: str, at_task: int | None, given: Mapping[str, Any]) ->
         given: options of the command line; ``assign`` holds the other values.
 
     Raises:
-        UserError: no such run, a task that it does not have, or a value that cannot change between tasks.
+        UserError: no such run, a task that it does not have, a value that cannot change between tasks, or a kept state that is
+            damaged.
     """
     if others := {*given} - {*OPTIONS}:
         raise UserError(f"{option(min(others))} does not go with --fork: what --set does not name is the parent's.")
-    recorded = recorded_trial(client_of(tracking(given)), run_id)
+    client = client_of(tracking(given))
+    recorded = recorded_trial(client, run_id)
     pack, parent = pack_of(recorded, given.get("data_dir"))
     check_data(pack, parent, recorded)
     configuration = parent.configuration
@@ -47,21 +56,62 @@ def fork_settings(run_id: str, at_task: int | None, given: Mapping[str, Any]) ->
     first = _first_task(configuration, at_task, recorded.matrices["test"].shape[1])
     values = _other_values(configuration, given.get("assign", {}))
     before = legs(configuration, values, first)
-    fork = {"run": run_id, "trial": parent.identity, "at": first + 1, "before": before}
+    with found_boundary(recorded, first, Path(given.get("home", "runs")), client) as place:
+        if place is not None:
+            read_boundary(place, _here(alone(pack, parent)), first)
+        kept = {} if place is None else {"kept": True}
+    fork = {"run": run_id, "trial": parent.identity, "at": first + 1, "before": before, **kept}
     options = {name: value for name, value in given.items() if name != "assign"}
     return validated({**_as_before(parent, pack), **options, "assign": _texts(configuration, values), "fork": fork})
 
 
 def announce(settings: Settings, console: Console) -> None:
-    """Says what is learned again and what is changed."""
+    """Says what is changed, and whether the tasks before are learned again."""
     fork = settings.fork
     assert fork is not None
-    last = fork["before"][-1]
+    last, at = fork["before"][-1], fork["at"]
     changed = ", ".join(f"{name} {old} -> {settings.assign[name]}" for name, old in last["values"].items())
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    again = "task 1 is" if fork["at"] == 2 else f"tasks 1 to {fork['at'] - 1} are"
-    say(f"fork of run {fork['run']} (trial {fork['trial']}), from task {fork['at']} on: {changed}")
-    say(f"the state before task {fork['at']} was not kept: {again} learned again with the old values, outside of any pack")
+    say(f"fork of run {fork['run']} (trial {fork['trial']}), from task {at} on: {changed}")
+    again = "task 1 is" if at == 2 else f"tasks 1 to {at - 1} are"
+    if fork.get("kept"):
+        say(f"the state before task {at} was kept: it goes on from there, {again} not learned again")
+    else:
+        say(f"the state before task {at} was not kept: {again} learned again with the old values, outside of any pack")
+
+
+def beginning(settings: Settings, plan: Plan, folder: Path) -> Start | None:
+    """Where the trial of a sweep begins: with the first task (None), or at a state that its parent kept, made its own here.
+
+    Args:
+        settings: of the sweep.
+        plan: of the sweep.
+        folder: of the sweep.
+
+    Raises:
+        UserError: the parent's record cannot be read, or is damaged.
+        OSError: the disk is full or gone.
+    """
+    fork = settings.fork
+    if fork is None or not fork.get("kept"):
+        return None
+    trial, seen = Trial(plan.base, plan.seeds[0]), fork["at"] - 1
+    own = replace(plan.like, trials=(trial,))
+    if (folder / JOURNAL).is_file():
+        record = load(folder)
+        known = record.packs.get(own.identity)
+        if known is not None and known.seen >= seen and record.trials[trial.identity].status != "failed":
+            return None  # it has begun, and has checkpoints of its own
+    given = {name: getattr(settings, name) for name in ("home", "tracking_uri", "data_dir")}
+    found = kept_beginning(fork, own, given, folder / PACKS / f"parent-{seen:02d}")
+    if found is None:
+        log.warning("the state before task %d of run %s is not kept any more: it is learned again", fork["at"], fork["run"])
+    return found
+
+
+def _here(pack: Pack) -> Pack:
+    """A pack where only its state is looked at."""
+    return replace(pack, device="cpu")
 
 
 def legs(configuration: Configuration, values: Mapping[str, Any], first: int) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
 """The packs of a sweep in this process, one after another, without Ray: for debugging and for tests."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from sweeps.driver import HEARTBEATS, PACKS, Sweep
+from sweeps.storage import opened
 from sweeps.trainable import Heartbeat, fault, run_pack
 from sweeps.trials import Pack
 
@@ -30,7 +32,7 @@ def run_inline(sweep: Sweep) -> None:
         sweep.ended(pack.identity, error)
 
 
-def _run(sweep: Sweep, pack: Pack, resume: Path | None) -> None:
+def _run(sweep: Sweep, pack: Pack, resume: Path | str | None) -> None:
     beat = Heartbeat(sweep.folder / HEARTBEATS / f"{pack.identity}.json")
 
     def check(task: int, epoch: int) -> None:
@@ -39,10 +41,11 @@ def _run(sweep: Sweep, pack: Pack, resume: Path | None) -> None:
             raise Stopped
 
     kept: Path | None = None
-    for said, save in run_pack(pack, resume, check):
-        folder = sweep.folder / PACKS / pack.identity / f"seen-{said['seen']:03d}"
-        save(folder)
-        sweep.reported(pack.identity, said, folder)
-        if kept is not None and kept != folder:
-            shutil.rmtree(kept)
-        kept = folder
+    with opened(resume) if resume else nullcontext() as start:
+        for said, save in run_pack(pack, start, check):
+            folder = sweep.folder / PACKS / pack.identity / f"seen-{said['seen']:03d}"
+            save(folder)
+            sweep.reported(pack.identity, said, folder)
+            if kept is not None and kept != folder:
+                shutil.rmtree(kept)
+            kept = folder

@@ -49,6 +49,7 @@ _SPACES = {
     "grid": "every combination of the method's grid values",
     "random": "values drawn from the method's ranges",
     "tpe": "values proposed by Optuna's TPE from the method's ranges",
+    "nsga2": "the same by NSGA-II, which weighs validation accuracy against stored bytes",
     "FILE.toml": "values or ranges of your own; see the README",
 }
 

@@ -6,13 +6,18 @@ Tune's own state is never used again: a resumed sweep is a new ``fit`` over the 
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from clcore.errors import UserError
+from sweeps.cluster_check import check_nodes
 from sweeps.driver import PACKS, Sweep
+from sweeps.log_file import LogFile
+from sweeps.resources import pack_resources, room_for
 from sweeps.settings import Settings
+from sweeps.ship import runtime_env
 from sweeps.trainable import tune_pack
 
 #: What Ray and Tune read at import, so that they neither chatter nor write outside their folder.
@@ -29,6 +34,8 @@ ENVIRONMENT = {
 OBJECT_STORE = 200 * 1024**2
 #: Times Tune starts a pack again after the loss of its worker or node; a pack's own faults are not tried again.
 RETRIES = 3
+#: Seconds that a cluster without a single core is given to get some.
+JOINING = 5.0
 
 
 @contextmanager
@@ -40,7 +47,8 @@ def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[No
     _quiet(log_file)
     with tempfile.TemporaryDirectory(prefix="clsweep-", ignore_cleanup_errors=True) as folder:
         if settings.address:
-            _connect(settings.address)
+            _connect(settings)
+            check_nodes(settings.storage or str(settings.home.absolute()))
         else:
             ray.init(
                 address="local", num_cpus=workers * settings.cpus, num_gpus=_gpus(settings), include_dashboard=False,
@@ -63,18 +71,16 @@ def cluster_workers(settings: Settings) -> int:
     """Packs that the cluster can run at the same time.
 
     Raises:
-        UserError: not even one.
+        UserError: not even one, however long it waits.
     """
     import ray
 
-    have = ray.cluster_resources()
-    shares = [have.get("CPU", 0) / settings.cpus]
-    if settings.gpus_per_trial:
-        shares.append(have.get("GPU", 0) / settings.gpus_per_trial)
-    if min(shares) < 1:
-        asked = f"--cpus {settings.cpus} --gpus-per-trial {settings.gpus_per_trial:g}"
-        raise UserError(f"{asked}: the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs.")
-    return int(min(shares))
+    end = time.monotonic() + JOINING
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(node.get("CPU") for node in nodes) or time.monotonic() > end:
+            return room_for(nodes, settings)
+        time.sleep(0.2)  # the head of a cluster that is being started runs no trials, and is there first
 
 
 def run_on_ray(sweep: Sweep, settings: Settings, workers: int) -> None:
@@ -83,16 +89,16 @@ def run_on_ray(sweep: Sweep, settings: Settings, workers: int) -> None:
 
     from sweeps.tune_hooks import Listener, PackSearcher
 
-    resources = {"cpu": settings.cpus, "gpu": settings.gpus_per_trial}
+    most = settings.workers if settings.address else workers  # nodes that join a cluster later are used as well
     tuner = tune.Tuner(
-        tune.with_resources(tune_pack, resources),
+        tune.with_resources(tune_pack, pack_resources(settings)),
         tune_config=tune.TuneConfig(
-            search_alg=PackSearcher(sweep), num_samples=-1, reuse_actors=True, max_concurrent_trials=workers,
+            search_alg=PackSearcher(sweep), num_samples=-1, reuse_actors=True, max_concurrent_trials=most,
         ),
         run_config=tune.RunConfig(
             name=PACKS,
-            storage_path=str(sweep.folder.absolute()),
-            callbacks=[Listener(sweep)],
+            storage_path=settings.own_storage or str(sweep.folder.absolute()),
+            callbacks=[Listener(sweep, settings.own_storage)],
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # the journal's newest is there whenever we die
             failure_config=tune.FailureConfig(max_failures=RETRIES),
@@ -101,13 +107,14 @@ def run_on_ray(sweep: Sweep, settings: Settings, workers: int) -> None:
     tuner.fit()
 
 
-def _connect(address: str) -> None:
+def _connect(settings: Settings) -> None:
     import ray
 
+    environment = runtime_env(Path.cwd(), settings.home) if settings.ship else None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--address {address}: no Ray cluster to join ({str(error).splitlines()[0]}).") from None
+        raise UserError(f"--address {settings.address}: it cannot be joined ({str(error).splitlines()[0]}).") from None
 
 
 def _gpus(settings: Settings) -> int:
@@ -117,7 +124,7 @@ def _gpus(settings: Settings) -> int:
 
 
 def _quiet(log_file: Path) -> None:
-    handler = logging.FileHandler(log_file, delay=True)  # no file where the call turns out to be wrong
+    handler = LogFile(log_file, delay=True)  # no file where the call turns out to be wrong
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

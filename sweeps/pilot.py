@@ -23,6 +23,8 @@ GAIN = 1.2
 #: The states of a pack's members may take this many bytes together; steps need a few times as much.
 MOST_BYTES = 2 * 1024**3
 FILE = "pilots.json"
+#: Share of a GPU that measuring on a cluster asks for; nothing else runs there before the sweep.
+SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Pilot:
         steps: steps of one epoch of the first task.
         bytes: bytes of one member's state after the first task, about.
         compiled: whether steps are compiled.
+        beside: what it was chosen over, in words.
     """
 
     size: int
@@ -44,6 +47,7 @@ class Pilot:
     steps: int
     bytes: int
     compiled: bool = False
+    beside: str = ""
 
     @property
     def step_of_one(self) -> float:
@@ -56,7 +60,8 @@ class Pilot:
         """Why this size: what a step costs, and what it costs alone."""
         alone = self.step.get("1")
         text = f"{self.step_of_one * 1e3:.2f} ms a step and member{', compiled' if self.compiled else ''}"
-        return text if alone is None or self.size == 1 or self.compiled else f"{text}, {alone * 1e3:.2f} alone"
+        than_alone = "" if alone is None or self.size == 1 or self.compiled else f"{alone * 1e3:.2f} alone"
+        return ", ".join(filter(None, (text, than_alone, self.beside)))
 
     def seconds(self, members: int, epochs: int, tasks: int) -> float:
         """Seconds a pack takes at most."""
@@ -75,16 +80,36 @@ def pilot(home: Path, trial: Trial, most: int, like: Pack) -> Pilot:
         like: threads, device, data folder and whether steps are compiled.
     """
     most = most if trial.configuration.packable else 1
+    if like.device.startswith("cuda") and not torch.cuda.is_available():
+        return _elsewhere(trial, most, like)
     key = digest([_machine(like), trial.configuration.structure, most, like.compiled])
     path = home / FILE
     known = _read(path)
     if key not in known:
-        known[key] = asdict(measure_compiled(trial, most, like) if like.compiled else measure(trial, most, like))
+        known[key] = asdict(_measured(trial, most, like))
         home.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(known, indent=1))
         os.replace(temporary, path)
     return Pilot(**known[key])
+
+
+def _elsewhere(trial: Trial, most: int, like: Pack) -> Pilot:
+    """The pilot of a GPU that this machine lacks: measured on a node of the cluster, once more for each sweep.
+
+    Where no cluster is joined (``--dry-run``), the CPU stands in for it.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return _measured(trial, most, replace(like, device="cpu"))
+    task = ray.remote(num_cpus=like.threads, num_gpus=SHARE)(_measured)
+    found: Pilot = ray.get(task.remote(trial, most, like))
+    return found
+
+
+def _measured(trial: Trial, most: int, like: Pack) -> Pilot:
+    return measure_compiled(trial, most, like) if like.compiled else measure(trial, most, like)
 
 
 def measure(trial: Trial, most: int, like: Pack) -> Pilot:

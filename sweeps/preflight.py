@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import tempfile
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import torch
 
 from clcore.benchmarks import Benchmark
 from clcore.errors import BadValue, UserError
+from sweeps.joining import check_joining
 from sweeps.settings import Settings
+from sweeps.storage import check_storage
 from sweeps.trials import Configuration, build_benchmark, build_network
-from trackers.check import check_tracking
+from trackers.check import ARTIFACTS, check_tracking
 
-#: Seconds a cluster may take to answer.
-PATIENCE = 3.0
 #: Less free space than this (bytes) in the home folder is refused.
 LEAST_FREE = 100 * 1024**2
 
@@ -27,7 +26,7 @@ def resolve_device(settings: Settings) -> str:
         BadValue: a device that torch does not have here.
     """
     if settings.device == "auto":
-        return "cuda" if torch.cuda.is_available() and settings.gpus_per_trial > 0 else "cpu"
+        return "cuda" if settings.gpus_per_trial > 0 and (settings.address or torch.cuda.is_available()) else "cpu"
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError):
@@ -46,6 +45,8 @@ def check_home(home: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"--home {home} cannot be written: {existing} is not a folder.")
+    if (files := home / ARTIFACTS).exists() and not files.is_dir():
+        raise UserError(f"--home {home}: {files}, where MLflow's files belong, is not a folder.")
     try:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"x")
@@ -82,15 +83,7 @@ def check_cluster(settings: Settings) -> None:
         if settings.gpus_per_trial > torch.cuda.device_count():
             raise BadValue("--gpus-per-trial", settings.gpus_per_trial, f"at most {torch.cuda.device_count()}, the GPUs here")
         return
-    if settings.address == "auto":
-        return
-    host, _, port = settings.address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise BadValue("--address", settings.address, "auto or HOST:PORT of a Ray cluster")
-    try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--address {settings.address}: no Ray cluster answers there ({error}).") from None
+    check_joining(settings.address)
 
 
 def check_all(settings: Settings, base: Configuration) -> Benchmark:
@@ -99,8 +92,9 @@ def check_all(settings: Settings, base: Configuration) -> Benchmark:
     Raises:
         UserError: the first thing that is wrong.
     """
-    benchmark = check_problem(base, settings.seeds[0], settings.data_dir)
     check_home(settings.home)
+    if settings.storage is not None and settings.executor == "ray":  # in one process checkpoints are in the home
+        check_storage(settings.storage)
     check_tracking(settings.tracking, settings.home)
     check_cluster(settings)
-    return benchmark
+    return check_problem(base, settings.seeds[0], settings.data_dir)  # last: it reads data, which takes the longest

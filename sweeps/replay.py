@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from clcore.errors import BadValue, UserError
+from sweeps.boundary import Start, alone, found_boundary, taken_over
 from sweeps.manifest import current_commit, package_version
 from sweeps.trainable import NOT_A_NUMBER, run_pack
 from sweeps.trials import Pack, Trial, build_benchmark
@@ -66,7 +68,9 @@ def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
     members = f"in its pack of {len(pack.trials)}" if len(pack.trials) > 1 else "alone"
     compiled = ", compiled" if pack.compiled else ""
     say(f"replaying trial {trial.identity} (seed {trial.seed}) {members}, {pack.threads} thread(s){compiled}, on {pack.device}")
-    found, failure = _run(pack, trial, len(recorded.matrices["test"][0]), console)
+    with TemporaryDirectory(prefix="clsweep-") as folder:
+        start = _start(trial, pack, given, Path(folder), say)
+        found, failure = _run(pack, trial, len(recorded.matrices["test"][0]), console, start)
     if failure:
         say(f"parts: {failure}, and the recorded trial did not")
         return PARTED
@@ -101,7 +105,7 @@ def pack_of(recorded: RecordedTrial, data_dir: Path | None) -> tuple[Pack, Trial
         found = {trial.identity: trial for trial in pack.trials}
         files = [name for name in _names(pack.trials[0]) if name.endswith(".py") or ".py:" in name]
         sound = _is_plain(pack) and recorded.trial in names
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:  # OSError: a file that is gone
         raise UserError(f"{CONFIG} of run {recorded.run_id} is damaged: {type(error).__name__} {error}.") from None
     if not sound or list(found) != names:
         cause = f"one of {', '.join(files)} is not what it was" if files else "it was changed, or this clsweep's results are others"
@@ -147,11 +151,56 @@ def check_data(pack: Pack, trial: Trial, recorded: RecordedTrial) -> None:
         raise UserError(f"the accuracies of run {recorded.run_id} are not of its {len(benchmark.tasks)} tasks.")
 
 
-def _run(pack: Pack, trial: Trial, tasks: int, console: Console) -> tuple[dict[str, Tensor], str]:
+def kept_beginning(fork: Mapping[str, Any], own: Pack, given: Mapping[str, Any], target: Path) -> Start | None:
+    """The kept state that a fork goes on from, written as a checkpoint of its own; None where it is not there any more.
+
+    Args:
+        fork: as in ``sweeps.trials.Configuration``.
+        own: the fork, a pack of one.
+        given: ``home``, ``tracking_uri`` and ``data_dir`` as options, as far as they are told.
+        target: where the checkpoint goes; one that is there already is written anew.
+
+    Raises:
+        UserError: the parent's record cannot be read, or is damaged.
+        OSError: the disk is full or gone.
+    """
+    client, seen = client_of(tracking(given)), fork["at"] - 1
+    recorded = recorded_trial(client, fork["run"])
+    pack, parent = pack_of(recorded, given.get("data_dir"))
+    with found_boundary(recorded, seen, Path(given.get("home", "runs")), client) as place:
+        if place is None:
+            return None
+        return taken_over(place, replace(alone(pack, parent), device=own.device), own, seen, target)
+
+
+def _start(trial: Trial, pack: Pack, given: Mapping[str, Any], folder: Path, say: Any) -> Start | None:
+    """Where a trial begins that is a fork of a kept state."""
+    fork = trial.configuration.fork
+    if fork is None or not fork.get("kept"):
+        return None
+    try:
+        start = kept_beginning(fork, pack, given, folder)
+    except UserError as error:
+        start, why = None, str(error)
+    else:
+        why = "it was not kept"
+    if start is None:
+        say(f"the state of its parent that it went on from is gone ({why}): the tasks before are learned again")
+    return start
+
+
+def _run(pack: Pack, trial: Trial, tasks: int, console: Console, start: Start | None) -> tuple[dict[str, Tensor], str]:
     """The accuracy matrices of one trial of a pack that is run, and how it failed (empty where it did not)."""
     found = {split: torch.full((tasks + 1, tasks), torch.nan, dtype=torch.float64) for split in SPLITS}
+    for seen, row in enumerate(start.rows if start else ()):
+        for split in SPLITS:
+            found[split][seen] = torch.tensor([torch.nan if v is None else v for v in row[split]], dtype=torch.float64)
     with console.status("task 1") as status:
-        for said, _ in run_pack(pack, None, lambda task, epoch: status.update(f"task {task + 1} of {tasks}, epoch {epoch + 1}")):
+        for said, _ in run_pack(
+            pack,
+            start.folder if start else None,
+            lambda task, epoch: status.update(f"task {task + 1} of {tasks}, epoch {epoch + 1}"),
+        ):
             for row in (member for member in said["members"] if member["trial"] == trial.identity):
                 for split in SPLITS:
                     found[split][said["seen"]] = torch.tensor(row[split], dtype=torch.float64)

@@ -2,14 +2,12 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.driver import Sweep
 from sweeps.importance import importances
 from sweeps.settings import Settings
 from trackers import page
@@ -49,15 +47,6 @@ def write_report(folder: Path, record: SweepRecord, repeat: Callable[[TrialRecor
     best = repeat(record.trials[found[0].finals[0].trial]) if found else None
     page.write_page(target, record, page.Told(found, best, drawn))
     return rows
-
-
-def with_links(sweep: Sweep) -> SweepRecord:
-    """The sweep's record with the linked trials of other sweeps in it, for the table."""
-    record = sweep.record
-    linked = {t: found for t, found in sweep.linked.items() if t in sweep.wanted and t not in record.trials}
-    if not linked:
-        return record
-    return replace(record, trials={**record.trials, **{t: replace(f, role="trial") for t, f in linked.items()}})
 
 
 def print_table(console: Console, record: SweepRecord, rows: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ def _option(name: str, panel: str, help: str, default: str | bool = False) -> An
 @app.command(epilog=EXAMPLES)
 def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     method: Annotated[str | None, _option("--method", WHAT, "method, or a FILE.py that sets METHOD; see --list")] = None,
-    space: Annotated[str | None, _option("--space", WHAT, "grid, random, tpe, default (one cell), or FILE.toml", "grid")] = None,
+    space: Annotated[str | None, _option("--space", WHAT, "grid, random, tpe, nsga2, default (a cell), FILE.toml", "grid")] = None,
     benchmark: Annotated[str | None, _option("--benchmark", WHAT, "what is learned, or a FILE.py", "split-digits")] = None,
     network: Annotated[str | None, _option("--network", WHAT, "network, e.g. mlp:500-500, or a FILE.py", "mlp:100-100")] = None,
     scenario: Annotated[str | None, _option("--scenario", WHAT, "task-il, domain-il, class-il or task-free", "task-il")] = None,
@@ -54,6 +55,9 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     home: Annotated[Path | None, _option("--home", WHERE, "folder of all sweeps and of their MLflow record", "runs")] = None,
     name: Annotated[str | None, _option("--name", WHERE, "name of the sweep", "METHOD-SPACE-DIGEST")] = None,
     tracking_uri: Annotated[str | None, _option("--tracking-uri", WHERE, "MLflow", "sqlite:///HOME/mlflow.db")] = None,
+    storage: Annotated[str | None, _option("--storage", WHERE, "checkpoints: a shared path or s3://..", "in the home")] = None,
+    keep: Annotated[str | None, _option("--keep", WHERE, "weights of: final, every-task (for --fork), best", "final")] = None,
+    keep_bytes: Annotated[str | None, _option("--keep-bytes", WHERE, "of weights, e.g. 2GB; the worst go first", "any")] = None,
     data_dir: Annotated[Path | None, _option("--data-dir", WHERE, "folder of MNIST and Fashion-MNIST", "the user's cache")] = None,
     resume: Annotated[str | None, _option("--resume", WHERE, "NAME of a sweep to go on with; needs no other option")] = None,
     pack: Annotated[str | None, _option("--pack", HOW, "members trained as one program: auto, or a number", "auto")] = None,
@@ -62,8 +66,13 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     device: Annotated[str | None, _option("--device", HOW, "torch device, or auto", "auto")] = None,
     cpus: Annotated[int | None, _option("--cpus", HOW, "CPU threads of a pack", "1")] = None,
     gpus_per_trial: Annotated[float | None, _option("--gpus-per-trial", HOW, "GPUs of a pack; a fraction shares one", "0")] = None,
+    memory: Annotated[float | None, _option("--memory", HOW, "GiB of memory set aside for a pack", "not counted")] = None,
     workers: Annotated[int | None, _option("--workers", HOW, "packs at a time", "cores / cpus")] = None,
     address: Annotated[str | None, _option("--address", HOW, "Ray cluster: HOST:PORT or auto", "our own")] = None,
+    ship: Annotated[bool | None, typer.Option(
+        "--ship", rich_help_panel=HOW, show_default="what is installed there",
+        help="send the working tree, our code included, to the nodes of --address",
+    )] = None,
     dry_run: Annotated[bool, _option("--dry-run", HOW, "say what it would run and cost; train nothing")] = False,
     list_: Annotated[bool, _option("--list", HOW, "show what there is; with --method, its keys")] = False,
     replay: Annotated[str | None, _option("--replay", AGAIN, "RUN_ID of a trial in MLflow: run it, and compare", "none")] = None,
@@ -116,27 +125,39 @@ def _question(fork: str | None, at_task: int | None, given: dict[str, Any], resu
     from sweeps.fork import announce, fork_settings
 
     _alone("--fork", {"--resume": resume})
-    question = asked.ask(fork_settings(fork, at_task, _values(given)))
+    question = asked.ask(fork_settings(fork, at_task, option_values(given)))
     announce(question.settings, console)
     return question
 
 
+def settings_of(words: Sequence[str]) -> Any:
+    """The settings of a command line, for who runs it elsewhere; nothing is run.
+
+    Raises:
+        UserError: an option is wrong, or it asks for something else than a sweep.
+    """
+    found = typer.main.get_command(app).make_context("sweep", [*words]).params
+    others = {f"--{name.strip('_').replace('_', '-')}": found[name] or None for name in NO_SETTING if name != "resume"}
+    _alone("a cluster", others)
+    return _settings({key: value for key, value in found.items() if key not in NO_SETTING and value is not None}, found["resume"])
+
+
 def _settings(given: dict[str, Any], resume: str | None) -> Any:
-    """Settings from the options that were given, over those of the sweep to resume."""
+    """Settings from the options that were given, over those of the sweep to resume; it goes on where it is told to."""
     from sweeps.settings import validated
     from trackers.manifest import MANIFEST, read_manifest
 
-    values = _values(given)
+    values = option_values(given)
     if resume is not None:
         home = Path(given.get("home", "runs"))
         stored = read_manifest(home / resume / MANIFEST)["settings"]
-        return validated({**stored, **values, "home": home, "name": resume})
+        return validated({**stored, "address": None, "ship": False, **values, "home": home, "name": resume})
     if "method" not in values:
         raise UserError("--method is missing: name one, e.g. --method tfm, or see --list.")
     return validated(values)
 
 
-def _values(given: dict[str, Any]) -> dict[str, Any]:
+def option_values(given: dict[str, Any]) -> dict[str, Any]:
     """Options with those read that hold several values."""
     values = {**given}
     if "assign" in given:

@@ -14,6 +14,10 @@ from optuna.trial import TrialState
 from clcore.randomness import derive
 from sweeps.spaces import Range, Space
 
+#: What a search is told of a configuration, mean over seeds, and which way is better; most hear the first alone.
+OBJECTIVES = {"validation accuracy": "maximize", "stored bytes": "minimize"}
+#: Searches of several objectives.
+SEVERAL = ("nsga2",)
 #: A study is asked for at least this many batches, so that later ones can learn from earlier ones.
 ROUNDS = 5
 
@@ -24,8 +28,8 @@ class Search(Protocol):
     def ask(self, count: int) -> list[tuple[int | None, dict[str, Any]]]:
         """Up to ``count`` new configurations; an empty list when there are no more."""
 
-    def tell(self, number: int, score: float | None) -> None:
-        """The score of a configuration (validation average accuracy, mean over seeds), or None where it failed."""
+    def tell(self, number: int, *values: float | None) -> None:
+        """What a configuration came to, as many of ``OBJECTIVES`` as are known, in their order; None where it failed."""
 
 
 class Grid:
@@ -39,7 +43,7 @@ class Grid:
         batch, self._left = self._left[:count], self._left[count:]
         return [(None, cell) for cell in batch]
 
-    def tell(self, number: int, score: float | None) -> None:
+    def tell(self, number: int, *values: float | None) -> None:
         """A grid does not listen."""
 
 
@@ -60,13 +64,16 @@ class Study:
         self._again: list[tuple[int | None, dict[str, Any]]] = []
         self._space = {name: _distribution(r) for name, r in space.ranges.items()}
         storage = JournalStorage(JournalFileBackend(str(path)))
+        ways = [*OBJECTIVES.values()] if space.search in SEVERAL else [*OBJECTIVES.values()][:1]
         self._study = optuna.create_study(
-            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True, sampler=optuna.samplers.RandomSampler()
+            storage=storage, study_name="sweep", directions=ways, load_if_exists=True, sampler=optuna.samplers.RandomSampler()
         )
         # A continued study must not draw its first points again: the seed moves on with what is there.
         drawn = derive(seed, "study", len(self._study.trials)) % 2**32
         if space.search == "tpe":
             self._study.sampler = optuna.samplers.TPESampler(seed=drawn, constant_liar=True, multivariate=True)
+        elif space.search == "nsga2":  # a batch is a generation
+            self._study.sampler = optuna.samplers.NSGAIISampler(seed=drawn, population_size=max(-(-trials // ROUNDS), 2))
         else:
             self._study.sampler = optuna.samplers.RandomSampler(seed=drawn)
 
@@ -92,12 +99,13 @@ class Study:
         self._left -= len(asked)
         return [*again, *((trial.number, dict(trial.params)) for trial in asked)]
 
-    def tell(self, number: int, score: float | None) -> None:
-        """Tells a configuration's score once; a second time changes nothing."""
-        failed = score is None or not math.isfinite(score)
+    def tell(self, number: int, *values: float | None) -> None:
+        """Tells what a configuration came to once; a second time changes nothing."""
+        heard = [value for value in values[: len(self._study.directions)] if value is not None and math.isfinite(value)]
+        failed = len(heard) < len(self._study.directions)
         state = TrialState.FAIL if failed else TrialState.COMPLETE
         if not self._study.get_trials(deepcopy=False)[number].state.is_finished():
-            self._study.tell(number, None if failed else score, state=state)
+            self._study.tell(number, None if failed else heard, state=state)
 
 
 def _distribution(r: Range) -> BaseDistribution:

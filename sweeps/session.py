@@ -7,20 +7,24 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from sweeps.asked import Asked, local_workers, make_plan
+from sweeps.asked import Asked, local_workers, make_plan, settled
 from sweeps.closing import LOG, close
 from sweeps.driver import Sweep
+from sweeps.fork import beginning
 from sweeps.inline import run_inline
+from sweeps.log_file import LogFile
 from sweeps.manifest import sweep_event, write_manifest
 from sweeps.on_ray import cluster_workers, prepare_environment, ray_session, run_on_ray
 from sweeps.progress import Display
 from sweeps.search import Grid, Search, Study
+from sweeps.sizes import check_room
 from sweeps.spaces import describe
 from sweeps.trainable import of_environment
 from trackers.journal import Journal, read
@@ -28,8 +32,6 @@ from trackers.lock import only_one
 from trackers.record import JOURNAL
 
 STUDY = "study.log"
-#: Seconds the closing waits for the tracking store.
-CLOSING = 60.0
 
 
 def run(asked: Asked, console: Console, command: str) -> int:
@@ -38,12 +40,17 @@ def run(asked: Asked, console: Console, command: str) -> int:
     Raises:
         UserError: another process runs this sweep, or the cluster or the store cannot be reached; nothing was started.
     """
-    settings, folder = asked.settings, asked.folder
-    with only_one(folder), _tracking(asked) as ready, _executor(asked) as workers:
+    folder = asked.folder
+    with only_one(folder), _tracking(asked) as ready, _executor(asked) as workers, contextlib.ExitStack() as until_the_end:
         plan, found = make_plan(asked, workers)
+        if (settled_now := settled(asked, plan)) is not asked:
+            asked, workers = settled_now, local_workers(settled_now.settings)
+        settings = asked.settings
+        check_room(asked, plan, found, workers)
         publisher = ready()
         write_manifest(folder, settings, command)
-        _log_to(folder / LOG)
+        until_the_end.enter_context(_log_to(folder / LOG))
+        plan = replace(plan, start=beginning(settings, plan, folder))
         journal = Journal(folder / JOURNAL)
         journal.append("sweep", sync=True, **sweep_event(settings, asked.benchmark, command))
         sweep = Sweep(folder, journal, plan, _search(asked, folder, journal), settings.time_budget)
@@ -58,7 +65,7 @@ def run(asked: Asked, console: Console, command: str) -> int:
         thread = PublisherThread(publisher)
         thread.start()
         stopped = _train(sweep, asked, workers, console)
-        return close(sweep, asked, console, stopped, lambda: thread.finish(CLOSING), publisher.experiment_id)
+        return close(sweep, asked, console, stopped, thread)
 
 
 @contextlib.contextmanager
@@ -69,7 +76,8 @@ def _executor(asked: Asked) -> Iterator[int]:
         yield 1
         return
     with ray_session(settings, local_workers(settings), asked.folder / LOG):
-        yield settings.workers or cluster_workers(settings)
+        room = cluster_workers(settings)
+        yield settings.workers or room
 
 
 @contextlib.contextmanager
@@ -150,11 +158,18 @@ def _signals(sweep: Sweep, on_ray: bool) -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-def _log_to(path: Path) -> None:
-    """Our own loggers, warnings included, go to the sweep's log file."""
-    handler = logging.FileHandler(path)
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Our own loggers, warnings included, go to the sweep's log file; a study runs several sweeps in one process."""
+    handler = LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("sweeps", "trackers", "clcore"):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in ("sweeps", "trackers", "clcore")]
+    for logger in loggers:
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

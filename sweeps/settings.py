@@ -17,6 +17,8 @@ from clcore.methods import METHODS
 from clcore.networks import NORMS
 from clcore.registry import source_digest
 from clcore.training import Training
+from sweeps.keeping import POLICIES, Retention, bytes_of
+from sweeps.storage import storage_uri
 from trackers.check import own_database
 
 #: Raised when the same configuration gives other numbers than before; identities contain it.
@@ -72,13 +74,18 @@ class Settings(BaseModel):
     device: str = "auto"
     cpus: int = Field(1, ge=1)
     gpus_per_trial: float = Field(0.0, ge=0)
+    memory: float | None = Field(None, gt=0)
     workers: int | None = Field(None, ge=1)
     time_budget: float | None = Field(None, gt=0)
+    keep: str = "final"
+    keep_bytes: int | None = None
     home: Path = Path("runs")
     data_dir: Path | None = None
     tracking_uri: str | None = None
+    storage: str | None = None
     name: str | None = None
     address: str | None = None
+    ship: bool = False
     #: As in ``sweeps.trials.Configuration``; of ``--fork``.
     fork: dict[str, Any] | None = None
 
@@ -103,6 +110,30 @@ class Settings(BaseModel):
             raise UnknownName("executor", value, ("ray", "inline"))
         return value
 
+    @field_validator("keep")
+    @classmethod
+    def _keep(cls, value: str) -> str:
+        if value not in POLICIES:
+            raise UnknownName("keep", value, POLICIES)
+        return value
+
+    @field_validator("keep_bytes", mode="before")
+    @classmethod
+    def _keep_bytes(cls, value: object) -> object:
+        return bytes_of(value) if isinstance(value, str) else value
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _gpus(cls, value: float) -> float:
+        if value > 1 and value != int(value):  # Ray's rule: a share of one GPU, or whole ones
+            raise ValueError("must be a share of one GPU, or a whole number of them")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _storage(cls, value: str | None) -> str | None:
+        return None if value is None else storage_uri(value)
+
     @field_validator("name")
     @classmethod
     def _name(cls, value: str | None) -> str | None:
@@ -111,9 +142,19 @@ class Settings(BaseModel):
         return value
 
     @property
+    def retention(self) -> Retention:
+        """What is kept of finished trials."""
+        return Retention(self.keep, self.keep_bytes)
+
+    @property
     def tracking(self) -> str:
         """The tracking URI, by default a database in the home folder."""
         return self.tracking_uri or own_database(self.home)
+
+    @property
+    def own_storage(self) -> str | None:
+        """URI of this sweep's folder in ``--storage``; None: its checkpoints are in its folder in the home."""
+        return None if self.storage is None else f"{self.storage}/{self.sweep_name()}"
 
     def question(self) -> dict[str, Any]:
         """What decides the results: what makes two calls the same sweep.

@@ -12,7 +12,7 @@ from clcore.errors import BadValue, UnknownName, UserError
 from clcore.methods import METHODS
 from sweeps.settings import Settings, Surroundings, declarations
 
-SEARCHES = ("grid", "random", "tpe")
+SEARCHES = ("grid", "random", "tpe", "nsga2")
 BUILTIN = ("default", *SEARCHES)
 #: Values of a grid's key that are written out.
 LISTED = 12
@@ -36,9 +36,9 @@ class Space:
     """What a sweep tries.
 
     Attributes:
-        search: grid, random or tpe.
+        search: grid, random, tpe or nsga2.
         values: key -> values of the grid.
-        ranges: key -> range, for random and tpe.
+        ranges: key -> range, for the sampled ones.
     """
 
     search: str

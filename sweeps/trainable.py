@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +15,14 @@ from typing import Any
 import torch
 
 from clcore import checkpoint
+from clcore.disk import wanting
 from clcore.learner import Learner, Progress
 from clcore.randomness import torch_stream
 from clcore.report import MemberReport, Report
 from clcore.streams import StreamRun
+from clcore.usage import Meter, Usage
+from sweeps.lease import Lease, Superseded
+from sweeps.storage import StorageFailed, failing, opened, place
 from sweeps.trials import Pack, Trial
 from trackers.artifacts import MASKS, SAMPLES, WEIGHTS, write_masks
 from trackers.pictures import draw_samples
@@ -50,6 +55,7 @@ def run_pack(pack: Pack, resume: Path | None, beat: Callable[[int, int], None]) 
         checkpoint to a folder.
     """
     torch.set_num_threads(pack.threads)
+    meter = Meter(pack.device)
     learner = pack.learner()
     if resume is not None:
         learner.load(resume)
@@ -57,30 +63,36 @@ def run_pack(pack: Pack, resume: Path | None, beat: Callable[[int, int], None]) 
         if isinstance(said, Progress):
             beat(said.task, said.epoch)
         else:
-            yield payload(pack, said), _saver(pack, learner)
+            yield payload(pack, said, meter.read()), _saver(pack, learner)
+            meter.read()  # what the driver did meanwhile, where it is in this process, is not the pack's
 
 
-def payload(pack: Pack, report: Report) -> Payload:
+def payload(pack: Pack, report: Report, used: Usage) -> Payload:
     """A report as plain data, with trial identities in place of members' places."""
-    seconds = report.seconds * report.share
+    cost = {
+        "seconds": report.seconds * report.share,
+        "cpu_seconds": used.cpu_seconds * report.share,
+        "memory": used.peak_bytes,
+    }
+    failed = [{"task": f.task, "epoch": f.epoch, "step": f.step} for f in report.failures]
     return {
         "seen": report.seen,
-        "members": [_row(pack.trials[m.member], m, seconds) for m in report.members],
+        "members": [_row(pack.trials[m.member], m, cost) for m in report.members],
         "failed": [
-            {"trial": pack.trials[f.member].identity, "where": {"task": f.task, "epoch": f.epoch, "step": f.step}}
-            for f in report.failures
+            {"trial": pack.trials[f.member].identity, "where": where, "seconds": cost["seconds"]}
+            for f, where in zip(report.failures, failed, strict=True)
         ],
     }
 
 
-def _row(trial: Trial, report: MemberReport, seconds: float) -> Payload:
+def _row(trial: Trial, report: MemberReport, cost: Payload) -> Payload:
     return {
+        **cost,
         "trial": trial.identity,
         "validation": report.validation,
         "test": report.test,
         "train_loss": report.train_loss,
         "epochs": report.epochs,
-        "seconds": seconds,
         "bytes": report.bytes,
         "capacity": report.capacity,
         "use": report.use,
@@ -132,7 +144,7 @@ class Heartbeat:
             return
         self.last = time.monotonic()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)  # only where the sweep's folder is: other nodes may not share it
             temporary = self.path.with_suffix(".new")
             temporary.write_text(json.dumps({"task": task, "epoch": epoch}))
             os.replace(temporary, self.path)
@@ -148,30 +160,39 @@ def fault(error: BaseException) -> Payload:
 
 
 def of_environment(error: BaseException) -> bool:
-    """Whether an error is the disk's: it is full, over quota, or cannot be written any more."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    """Whether an error is the disk's (full, over quota, or it cannot be written any more) or the storage's."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return full or isinstance(error, StorageFailed)
 
 
 def tune_pack(config: dict[str, str]) -> None:
     """A pack as a Ray Tune function trainable: one report with a checkpoint a task.
 
     Args:
-        config: ``pack`` (JSON), ``resume`` (a checkpoint of an earlier run, or empty), ``heartbeat`` (a file).
+        config: ``pack`` (JSON), ``resume`` (a checkpoint of an earlier run: a path, a URI, or empty), ``heartbeat`` (a file),
+            ``identity`` (the pack's name).
     """
     from ray import tune
 
     def report(said: Payload, save: Save) -> None:
         with TemporaryDirectory() as folder:
             save(Path(folder))
-            tune.report({"seen": said["seen"], "payload": json.dumps(said)}, checkpoint=tune.Checkpoint.from_directory(folder))
+            lease.check()
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+            with failing("the checkpoint"), wanting(size, Path(folder)):  # Tune copies it to the sweep's folder or its storage
+                tune.report({"seen": said["seen"], "payload": json.dumps(said)}, checkpoint=tune.Checkpoint.from_directory(folder))
 
+    lease = Lease(Path(config["heartbeat"]).with_suffix(".owner"))
     earlier = tune.get_checkpoint()  # after the loss of a worker Tune starts the pack again with this
     try:
         if earlier is not None:
             with earlier.as_directory() as folder:
                 _train(config, Path(folder), report)
         else:
-            _train(config, Path(config["resume"]) if config["resume"] else None, report)
+            with opened(place(config["resume"])) if config["resume"] else nullcontext() as start:
+                _train(config, start, report)
+    except Superseded as error:
+        log.warning("pack %s is left alone: %s", config["identity"], error)
     except Exception as error:  # noqa: BLE001 - a pack's own fault, whatever it is, is reported and not tried again
         tune.report({"seen": -1, "payload": json.dumps(fault(error))})
 

@@ -8,13 +8,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from sweeps.driver import HEARTBEATS, Sweep
+from sweeps.storage import below
 from sweeps.trainable import of_environment
 
 
@@ -36,7 +37,7 @@ class PackSearcher(Searcher):
         return {
             "identity": pack.identity,
             "pack": pack.to_json(),
-            "resume": str(resume.absolute()) if resume else "",
+            "resume": str(resume.absolute() if isinstance(resume, Path) else resume or ""),
             "heartbeat": str(heartbeat),
         }
 
@@ -54,10 +55,15 @@ class PackSearcher(Searcher):
 
 
 class Listener(Callback):
-    """Hands the driver what packs report."""
+    """Hands the driver what packs report.
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
+    Args:
+        sweep: the driver.
+        storage: URI of the sweep's folder in a storage of its own; None: checkpoints are in its folder here.
+    """
+
+    def __init__(self, sweep: Sweep, storage: str | None = None) -> None:
+        self.sweep, self.storage = sweep, storage
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack runs, for the first time or again."""
@@ -67,9 +73,15 @@ class Listener(Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A pack has learned a task, or says what broke it."""
         name = result.get("checkpoint_dir_name")
-        folder = Path(trial.storage.trial_fs_path) / name if name else None
+        folder = self._place(trial.storage, name) if name else None
         with _stopping_on_full_disk(self.sweep):
             self.sweep.reported(trial.config["identity"], json.loads(result["payload"]), folder)
+
+    def _place(self, storage: Any, name: str) -> Path | str:
+        """Where Tune put a checkpoint: a path here, or a URI in the sweep's storage."""
+        if self.storage is None:
+            return Path(storage.trial_fs_path) / name
+        return below(self.storage, PurePosixPath(storage.trial_fs_path).relative_to(storage.storage_fs_path).as_posix(), name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack has ended."""

@@ -24,9 +24,11 @@ SCENARIOS = ("task-il", "domain-il", "class-il")
 #: Short training whose schedule ends members at different times.
 QUICK = {"epochs": 5, "patience": 1, "lr_min": 0.04}
 #: Methods for which the rates that the tests ask of all are too high, and what they are multiplied by.
-SLOWER = {"batche": 0.1, "hnet": 0.003, "hnet-r": 0.0005, "vcl": 0.1}
-#: Replay models large enough for digits, for methods that have one, modules that divide the widths of small networks, few samples.
-LIGHT = {"encoder": "20", "decoder": "10-20", "latent": 8, "condition_size": 8, "modules": 4, "active": 3, "samples": 3}
+SLOWER = {"batche": 0.1, "frcl": 0.1, "hnet": 0.003, "hnet-r": 0.0005, "vcl": 0.1}
+#: Replay models large enough for digits, for methods that have one, modules that divide the widths of small networks,
+#: few samples and inducing points.
+LIGHT = {"encoder": "20", "decoder": "10-20", "latent": 8, "condition_size": 8, "modules": 4, "active": 3, "samples": 3,
+         "inducing": 20, "swaps": 30}  # fmt: skip
 
 #: Networks for the methods that gate units: streams with and without projections, with every kind of normalisation.
 GATED_NETS: dict[str, tuple[str, dict[str, Any]]] = {

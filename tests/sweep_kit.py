@@ -110,20 +110,10 @@ def leaderboard_rows(folder: Path) -> list[dict]:
 
 
 def rows_are_unique(folder: Path) -> bool:
-    """Whether every trial of a sweep is done once and reported once after each task.
-
-    Only what a pack says after its last task may be said again: its driver may have died before it wrote ``done``.
-    """
-    last = load(folder).tasks
-    seen: dict[tuple[str, int], list] = {}
-    for event in events(folder, "task"):
-        for member in event["members"]:
-            key, row = (member["trial"], event["seen"]), [member["validation"], member["test"]]
-            if key in seen and (event["seen"] < last or seen[key] != row):
-                return False
-            seen[key] = row
+    """Whether every trial of a sweep is done once and reported once after each task."""
+    rows = [(member["trial"], event["seen"]) for event in events(folder, "task") for member in event["members"]]
     done = [event["trial"] for event in events(folder, "done")]
-    return len(done) == len(set(done))
+    return len(rows) == len(set(rows)) and len(done) == len(set(done))
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -145,6 +135,14 @@ def reports(home: Path) -> int:
     return sum(
         path.read_bytes().count(b'"event":"task"') - path.read_bytes().count(b'"seen":0,') for path in home.glob("*/journal.jsonl")
     )
+
+
+def in_the_middle(home: Path) -> bool:
+    """Whether a pack of several has learned a task, and two are still to come."""
+    if not (journals := [*home.glob("*/journal.jsonl")]):
+        return False
+    record = load(journals[0].parent)
+    return any(len(pack.trials) > 1 and 1 <= pack.seen <= record.tasks - 2 for pack in record.packs.values())
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -113,11 +113,14 @@ def test_each_task_has_its_own_normalisations():
 
 
 def test_bytes_of_a_residual_network_by_hand():
-    """Weights 4*9 + 2*4*4*9 + 6*4*9 + 6*6*9 + 6*4; a task: 20 embeddings, 30 normalised features of 4 floats, a head of 14."""
-    [_, first, second] = finish(made_for("residual", {}, epochs=1))
+    """Weights 4*9 + 2*4*4*9 + 6*4*9 + 6*6*9 + 6*4; a task: 20 embeddings, 30 normalised features of 4 floats, a head of 14.
+
+    All units are in use where embeddings start at 2; three bytes of bits say so.
+    """
+    [_, first, second] = finish(made_for("residual", {"embedding_shift": 2.0, "smax": 5.0}, epochs=1))
     body, task = 36 + 288 + 216 + 324 + 24, 20 + 30 * 4 + 14
-    assert first.members[0].bytes == 4 * (body + task)
-    assert second.members[0].bytes == 4 * (body + 2 * task)
+    assert first.members[0].bytes == 4 * (body + task) + 3
+    assert second.members[0].bytes == 4 * (body + 2 * task) + 3
 
 
 def test_gates_come_after_the_sum_and_its_relu():

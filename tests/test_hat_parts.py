@@ -326,11 +326,20 @@ def test_the_compression_experiment():
 
 
 def test_bytes_of_embeddings_and_of_their_bits():
-    """methods.md 1.5: a float a unit and task, or a bit; the cumulative attention is for learning only."""
-    body, heads = 64 * 20 + 20 + 20 * 13 + 13, 3 * (2 * 13 + 2)
-    for binarize, each in ((False, 33 * 4), (True, 5)):  # 33 bits are 5 bytes
-        report = finish(learner("hat", [{"binarize": binarize}], net="mlp:20-13", epochs=1))[-1]
-        assert report.members[0].bytes == 4 * (body + heads) + 3 * each
+    """Units that a task uses, a bit a unit to say which, and of these a float a task, or a bit where gates are steps.
+
+    A gate of at most 2^-24 is none: sigmoid(x) is that at x = -log(2^24 - 1), about -16.6.
+    """
+    for own, limit in (({}, -math.log(2**24 - 1) / 400), ({"binarize": True}, 0.0), ({"schedule": "tan"}, 0.0)):
+        made = learner("hat", [own], net="mlp:20-13", epochs=1, tasks=2)
+        report = finish(made)[-1]
+        on = torch.stack([made.memory_of(0)[f"embedding.{task}"] > limit for task in range(2)])
+        first, second = int(on[:, :20].any(0).sum()), int(on[:, 20:].any(0).sum())
+        assert 0 < first + second < 33
+        body = 64 * first + first + first * second + second
+        heads = sum(2 * int(task[20:].sum()) + 2 for task in on)
+        each = -(-(first + second) // 8) if own else 4 * (first + second)
+        assert report.members[0].bytes == 4 * (body + heads) + 5 + 2 * each  # 33 bits are 5 bytes
 
 
 def test_masks_of_the_record_are_those_above_one_half():

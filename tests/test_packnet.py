@@ -130,7 +130,8 @@ def test_b4_each_weight_has_one_owner_for_good():
                 assert torch.equal(memory[name][before[0][name] > 0], before[1][name][before[0][name] > 0])
         before = owners, memory
         weights, bits = 64 * 16 + 16 * 16, task.bit_length()
-        assert said.members[0].bytes == 4 * (weights + 32 + task * 17 * 2) + bits * weights // 8
+        assert 0 < sum(counts.values()) < weights
+        assert said.members[0].bytes == 4 * (sum(counts.values()) + 32 + task * 17 * 2) + bits * weights // 8
 
 
 def test_the_best_epoch_brings_its_own_choice():

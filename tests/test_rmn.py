@@ -215,12 +215,15 @@ def test_sparsity_is_what_no_task_uses_and_never_rises():
 
 
 @pytest.mark.parametrize(("shared", "head"), [({}, 0), ({"multi_head": True}, 2)])
-def test_stored_are_weights_and_a_bit_a_weight_a_task_and_its_statistics(shared, head):
+def test_stored_are_weights_in_use_and_a_bit_a_weight_a_task_and_its_statistics(shared, head):
     made, reports = trained({**shared})
     masked = 64 * 16 + 16 * 16 + (0 if head else 16 * 2)
+    taken = torch.zeros(masked, dtype=torch.bool)
     for seen, report in enumerate(reports[1:], start=1):
+        taken |= flat(masks_of(made, seen - 1))
         a_task = math.ceil(masked / 8) + 4 * (2 * 32 + head * 16)
-        assert report.members[0].bytes == 4 * masked + seen * a_task
+        assert 0 < int(taken.sum()) < masked
+        assert report.members[0].bytes == 4 * int(taken.sum()) + seen * a_task
     bits = made.memory_of(0)["masks.1"]
     assert bytes(bits.numpy()) == pack_bits(flat(masks_of(made, 1)))
     assert len(bits) == math.ceil(masked / 8)

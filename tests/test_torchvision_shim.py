@@ -34,6 +34,7 @@ print(shim.import_torchvision().datasets.MNIST.__name__)
     assert run(code) == "MNIST"
 
 
+@pytest.mark.faults
 def test_it_gives_the_readers_and_can_be_called_again_in_two_processes_at_once():
     code = """
 a, b = shim.import_torchvision(), shim.import_torchvision()

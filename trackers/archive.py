@@ -15,6 +15,7 @@ from trackers.lock import LOCK, only_one
 from trackers.manifest import MANIFEST, read_manifest
 from trackers.parcel import Parcel, open_parcel, write_parcel
 from trackers.record import JOURNAL, load
+from trackers.schema import is_place
 
 EXAMPLES = """
 Examples:
@@ -58,13 +59,13 @@ def unpack(
     home: Home = Path("runs"),
 ) -> None:
     """Merges a packed sweep into a home; as often as you like."""
+    from trackers.repeat import publish_command
+
     console = console_here()
-    with open_parcel(file) as parcel:
-        with only_one(home / parcel.sweep):
-            outcome = _merge(parcel, home)
-        name, place = shlex.quote(parcel.sweep), shlex.quote(str(home))
+    with open_parcel(file) as parcel, only_one(home / parcel.sweep):
+        outcome = _merge(parcel, home)
     say(console, f"{home / parcel.sweep}: {outcome}")
-    say(console, f"publish        python trackers/publish.py {name} --home {place}")
+    say(console, f"publish        {publish_command(parcel.sweep, home)}")
 
 
 def _contents(folder: Path) -> dict[str, Path | bytes]:
@@ -74,7 +75,8 @@ def _contents(folder: Path) -> dict[str, Path | bytes]:
         raise UserError(f"the journal of {folder} is empty: there is nothing to pack.")
     read_manifest(folder / MANIFEST)
     roots = [folder / name for name in _FOLDERS]
-    roots += [folder / left.checkpoint for left in record.unfinished if left.checkpoint is not None]
+    checkpoints = [left.checkpoint for left in record.unfinished if left.checkpoint is not None]
+    roots += [folder / name for name in checkpoints if is_place(name)]  # those in a storage elsewhere stay there
     paths = [path for root in roots for path in sorted(root.rglob("*"))] + [folder / name for name in _ALWAYS]
     kept = [path for path in paths if path.is_file() and not path.is_symlink() and not path.name.startswith(".")]
     return {**{path.relative_to(folder).as_posix(): path for path in kept}, JOURNAL: _journal(folder)}

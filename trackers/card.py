@@ -116,7 +116,7 @@ def _leader(client: "MlflowClient", sweep: "Run") -> str | None:
             table = read_leaderboard(fetch(client, sweep.info.run_id, f"{LEADERBOARD}.parquet", Path(folder)))
     except UserError:
         return None
-    return str(table["config"][0].as_py()) if table.num_rows else None
+    return str(table["config"][0].as_py()) if table.num_rows and "config" in table.column_names else None
 
 
 def _sweep_tags(client: "MlflowClient", found: "Run") -> dict[str, str]:
@@ -203,10 +203,15 @@ def _seeds(facts: Facts) -> str:
 
 
 def _origin(facts: Facts) -> str:
+    from trackers.artifacts import WEIGHTS
+    from trackers.kept import why_missing
+
     versions = ", ".join(f"{name} {version}" for name, version in facts.made_with.items() if name != "commit")
     lines = ["## Made with", "", f"- commit: `{facts.made_with.get('commit', 'unknown')}`"]
     lines += [f"- data digest (of the sweep's first seed): `{facts.sweep.get('cl.data', 'unknown')}`"]
     lines += [f"- versions: {versions or 'unknown'}"]
+    if why := why_missing(WEIGHTS, facts.config):
+        lines += [f"- {why}"]
     return "\n".join(lines)
 
 

@@ -5,19 +5,41 @@ import socket
 import sqlite3
 import tempfile
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from clcore.errors import UserError
 
 TIMEOUT = 2.0  # seconds a probe may wait
 #: Folder in a home of the artifacts of the database there.
 ARTIFACTS = "mlflow-artifacts"
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PASSWORDS = {
+    "postgresql": "PGPASSWORD or ~/.pgpass",
+    "mysql": "?read_default_file=FILE",
+    "http": "MLFLOW_TRACKING_PASSWORD",
+    "https": "MLFLOW_TRACKING_PASSWORD",
+}
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 
 
 def own_database(home: Path) -> str:
     """The tracking URI of the database in a home folder: where a sweep is recorded that was not told otherwise."""
     return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def check_password(uri: str) -> None:
+    """Sees that a tracking URI can be shown.
+
+    Raises:
+        UserError: it holds a password.
+    """
+    if urlsplit(uri).password or "password" in parse_qs(urlsplit(uri).query):
+        other = _PASSWORDS.get(_scheme(uri), "the database's own configuration")
+        raise UserError(f"the tracking URI holds a password, which every record would show: leave it out, and use {other}.")
+
+
+def _scheme(uri: str) -> str:
+    return urlsplit(uri).scheme.split("+")[0].lower()
 
 
 def check_tracking(uri: str, home: Path | None = None) -> None:
@@ -30,15 +52,14 @@ def check_tracking(uri: str, home: Path | None = None) -> None:
     Raises:
         UserError: it cannot; one line says why and what would do.
     """
-    scheme = urlsplit(uri).scheme.split("+")[0].lower()
+    check_password(uri)
+    scheme = _scheme(uri)
     if scheme == "sqlite":
         _check_sqlite(uri, home)
     elif scheme in ("http", "https"):
-        from trackers.mlflow_store import ask_server  # it alone imports MLflow, and only here is it needed
-
-        ask_server(uri, TIMEOUT)
+        _check_server(uri, scheme)
     elif scheme in _PORTS:
-        _check_port(uri, scheme)
+        _check_database(uri, scheme)
     elif scheme in ("", "file"):
         raise UserError(
             f"tracking URI {uri!r} is a folder, and MLflow 3 no longer maintains its file store: "
@@ -118,12 +139,52 @@ def _lock_new(folder: Path) -> None:
             Path(left).unlink(missing_ok=True)
 
 
-def _check_port(uri: str, scheme: str) -> None:
-    parts = urlsplit(uri)
-    if parts.hostname is None:  # a unix socket: MLflow itself will say
-        return
-    address = (parts.hostname, parts.port or _PORTS[scheme])
+def _check_server(uri: str, scheme: str) -> None:
+    """Where nobody listens, that is said before MLflow is imported, which takes seconds; behind a proxy only MLflow can tell."""
+    if scheme not in getproxies() or proxy_bypass(urlsplit(uri).hostname or ""):
+        try:
+            _connect(uri, scheme)
+        except OSError:
+            raise UserError(no_server(uri)) from None
+    from trackers.mlflow_store import ask_server
+
+    ask_server(uri, TIMEOUT)
+
+
+def no_server(uri: str) -> str:
+    """What is said where no MLflow server answers."""
+    return f"no MLflow server answers at {uri}: start one (mlflow server), or use sqlite:///PATH."
+
+
+def _check_database(uri: str, scheme: str) -> None:
+    if urlsplit(uri).hostname is not None:  # else a unix socket
+        try:
+            _connect(uri, scheme)
+        except OSError as error:
+            raise UserError(f"tracking store {uri} does not answer ({error}).") from None
+    if scheme == "postgresql":
+        _enter_postgres(uri)
+
+
+def _enter_postgres(uri: str) -> None:
+    """MLflow would try a wrong password or name for two minutes."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
     try:
-        socket.create_connection(address, timeout=TIMEOUT).close()
-    except OSError as error:
-        raise UserError(f"tracking store {scheme}://{address[0]}:{address[1]} does not answer ({error}).") from None
+        create_engine(uri, poolclass=NullPool, connect_args={"connect_timeout": int(TIMEOUT)}).connect().close()
+    except ModuleNotFoundError as error:
+        raise UserError(f"PostgreSQL needs the package {error.name}: pip install 'clsweep[postgres]'.") from None
+    except SQLAlchemyError as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"tracking store {uri} lets nobody in ({said}).") from None
+
+
+def _connect(uri: str, scheme: str) -> None:
+    parts = urlsplit(uri)
+    try:
+        port = parts.port or _PORTS[scheme]
+    except ValueError as error:
+        raise UserError(f"tracking URI {uri!r}: {error}.") from None
+    socket.create_connection((parts.hostname or "", port), timeout=TIMEOUT).close()

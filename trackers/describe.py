@@ -4,9 +4,9 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from trackers.labels import choices_text, varying_in
-from trackers.record import SweepRecord
-from trackers.summary import Configuration, Final, configurations
+from trackers.labels import choices_text, chosen, varying_in
+from trackers.record import SweepRecord, TrialRecord
+from trackers.summary import Configuration, Final, configurations, final
 
 TABLE_ROWS = 10
 LINKED_ROWS = 20
@@ -25,6 +25,50 @@ def describe(record: SweepRecord, finals: dict[str, Final] | None = None) -> str
     ]
     text = "\n\n".join(part for part in parts if part)
     return text if len(text) <= LENGTH_LIMIT else text[:LENGTH_LIMIT] + " …"
+
+
+def describe_trial(record: SweepRecord, trial: TrialRecord, run_id: str) -> str:
+    """The description of a trial's run: what it is, what came out, what went wrong, and how to repeat it.
+
+    Args:
+        record: of its sweep.
+        trial: the trial.
+        run_id: MLflow's id of its run.
+    """
+    sweep = record.sweep
+    choices = choices_text(chosen(trial), varying_in(record))
+    what = f"**{trial.method}**" + (f" with {_code(choices)}" if choices else "") + f", seed {trial.seed}"
+    on = f"**{sweep['benchmark']}** ({sweep['tasks']} tasks, {sweep['scenario']}) with `{sweep['network']}`"
+    kind = "reference" if trial.role == "reference" else "trial"
+    parts = [f"{what}: {kind} `{trial.trial}` of sweep `{record.name}`, on {on}.", _outcome(record, trial)]
+    if trial.fork:
+        parts.append(f"Forked from run `{trial.fork['run']}` (trial `{trial.fork['trial']}`) at task {trial.fork['at']}.")
+    if trial.status == "failed":
+        parts.append(f"**Failed:** {(trial.reason or 'unknown').splitlines()[0][:300]}")
+    if trial.status == "done":
+        place = _place(record)
+        parts.append(
+            f"- run it again and compare: {_code(f'python sweeps/run.py --replay {run_id}{place}')}\n"
+            f"- its configuration in short: {_code(f'python trackers/card.py {run_id}{place}')}"
+        )
+    return "\n\n".join(part for part in parts if part)[:LENGTH_LIMIT]
+
+
+def _outcome(record: SweepRecord, trial: TrialRecord) -> str:
+    if trial.seen < 1:
+        return ""
+    found = final(trial)
+    figures = [f"{_percent(found.validation)} on validation data"] if math.isfinite(found.validation) else []
+    figures += [f"{_percent(found.test)} on test data", f"{_percent(found.forgetting)} forgotten"]
+    cost = f"{_whole(found.bytes)} bytes to keep, {found.seconds:.1f} s of training"
+    return f"**After {trial.seen} of {record.tasks} tasks:** {', '.join(figures)}; {cost}."
+
+
+def _place(record: SweepRecord) -> str:
+    """Where the record is, as options: what the sweep itself was told."""
+    settings = record.sweep["settings"]
+    uri, home = settings.get("tracking_uri"), settings.get("home")
+    return f" --tracking-uri {shlex.quote(uri)}" if uri else f" --home {shlex.quote(home)}" if home else ""
 
 
 def resume_command(record: SweepRecord) -> str:
@@ -103,10 +147,15 @@ def _commands(record: SweepRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
     commit = f"; commit `{record.sweep['git']}`" if record.sweep["git"] else ""
     lines = [
-        f"{resume_command(record)}   # goes on where it stopped",
-        f"{record.first['command']}   # asks the same again",
+        f"- go on where it stopped: {_code(resume_command(record))}",
+        f"- ask the same again: {_code(record.first['command'])}",
     ]
-    return "\n".join(["```", *lines, "```"]) + f"\n\n{versions}{commit}"
+    return "\n".join([*lines, "", f"{versions}{commit}"])
+
+
+def _code(command: str) -> str:
+    """A command in the line, where it is wrapped: a long line of a block pushes half of MLflow's page out of sight."""
+    return f"`` {command} ``" if "`" in command else f"`{command}`"
 
 
 def _percent(value: float, spread: float = math.nan) -> str:

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clcore.disk import wanting
 from clcore.errors import UserError
-from trackers.schema import is_count, is_time
+from trackers.schema import is_count, is_time, read_json
 
 Event = dict[str, Any]
 
@@ -82,11 +83,12 @@ class Journal:
     def _write(self, line: bytes, sync: bool) -> None:
         at = self._end
         try:
-            while line:  # a disk that fills up takes a part of the line first and refuses the rest
-                written = os.pwrite(self._file, line, at)
-                line, at = line[written:], at + written
-            if sync:
-                os.fsync(self._file)
+            with wanting(len(line), self.path):
+                while line:  # a disk that fills up takes a part of the line first and refuses the rest
+                    written = os.pwrite(self._file, line, at)
+                    line, at = line[written:], at + written
+                if sync:
+                    os.fsync(self._file)
         except OSError:
             os.ftruncate(self._file, self._end)
             raise
@@ -120,8 +122,8 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 def _event(line: bytes, path: Path, offset: int, index: int) -> Event:
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        event = read_json(line)
+    except ValueError as error:
         raise _damaged(path, offset, index, str(error)) from None
     if not isinstance(event, dict) or not is_count(event.get("n")) or not is_time(event.get("time")) or not _is_kind(event):
         raise _damaged(path, offset, index, "it is not an event")

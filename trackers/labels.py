@@ -17,8 +17,13 @@ def varying(choices: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def chosen(trial: TrialRecord) -> dict[str, Any]:
     """All that was chosen for a trial: its training settings and its hyperparameters, one flat dictionary."""
-    settings = {key: value for key, value in trial.settings.items() if is_plain(value)}
-    return {**trial.hyperparameters, **{k: v for k, v in settings.items() if k not in trial.hyperparameters}}
+    return choices_of(trial.hyperparameters, trial.settings)
+
+
+def choices_of(hyperparameters: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters, and the training settings that are plain values and not among them."""
+    rest = {key: value for key, value in settings.items() if is_plain(value) and key not in hyperparameters}
+    return {**hyperparameters, **rest}
 
 
 def varying_in(record: SweepRecord) -> list[str]:

@@ -1,12 +1,11 @@
 """``sweep.json``: what a sweep was asked, beside its journal; ``sweeps.manifest`` writes it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from clcore.errors import UserError
 from trackers.record import FORMAT
-from trackers.schema import check_format
+from trackers.schema import check_format, read_json
 
 MANIFEST = "sweep.json"
 
@@ -18,10 +17,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         UserError: it is not there, cannot be read, or is of a newer format.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"there is no sweep in {path.parent}.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} cannot be read: it is not a manifest.")

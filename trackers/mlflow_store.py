@@ -14,14 +14,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from clcore.errors import UserError
-from trackers.check import sqlite_path
+from trackers import view
+from trackers.check import no_server, sqlite_path
 from trackers.rows import clean
 
 LOCK_SECONDS = 120  # a migration takes 1.3 s here; a slow network disk gets its time
 TRACKING_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+_ADVISORY = 0x636C5377  # the number under which clsweep locks a PostgreSQL database
+_REFUSED = (401, 403)
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -35,8 +40,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     """A client that reports nothing home and does not retry for minutes; what the user's environment says stays."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for noisy in ("alembic", "mlflow.store.db.utils"):  # migration steps are no news to a user
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # migration steps are no news to a user
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # nor a traceback of what is told in a line
     return MlflowClient(tracking_uri)
 
 
@@ -80,6 +85,8 @@ def find_experiment(client: MlflowClient, tracking_uri: str, artifact_root: Path
             return _create_experiment(client, name, place)
     if found.lifecycle_stage != "active":
         raise UserError(f"MLflow's experiment {name!r} is in its trash: mlflow experiments restore -x {found.experiment_id}.")
+    if found.tags.get(view.TAG) != view.view_state():  # made by an earlier clsweep
+        client.set_experiment_tag(found.experiment_id, view.TAG, view.view_state())
     return str(found.experiment_id)
 
 
@@ -97,11 +104,17 @@ def all_runs(client: MlflowClient, experiments: list[str], query: str) -> Iterat
 @contextmanager
 def store_lock(tracking_uri: str, artifact_root: Path) -> Iterator[None]:
     """Two processes that open the same new database at once break its migration; a server sees to its own."""
+    scheme = urlsplit(tracking_uri).scheme
     if _is_server(tracking_uri):
         yield
         return
-    is_file = urlsplit(tracking_uri).scheme.startswith("sqlite")
-    path = sqlite_path(tracking_uri).absolute() if is_file else artifact_root / "store"
+    if scheme.startswith("postgresql"):  # homes on other machines may share it, so it is itself what is locked
+        with create_engine(tracking_uri, poolclass=NullPool).connect() as connection:
+            connection.execute(text(f"SET lock_timeout = '{LOCK_SECONDS}s'"))
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY})
+            yield  # closing the connection unlocks it
+        return
+    path = sqlite_path(tracking_uri).absolute() if scheme.startswith("sqlite") else artifact_root / "store"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
         yield
@@ -134,12 +147,31 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether a server answered that it does not let us in: then it does not help to ask once more."""
+    return _status_of(error) in _REFUSED
+
+
+def reason(error: BaseException, uri: str) -> str:
+    """Why a store could not be written, in a line, and what would help where that is known."""
+    said = first_line(error)[:300]
+    return f"{said}: {_hint(_status_of(error), uri)}" if is_refusal(error) else said
+
+
+def _status_of(error: BaseException) -> int:
+    """The status of the answer that an error tells of, 0 where it tells of none."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    response = getattr(error, "response", None)  # of requests, which MLflow sends files with
+    return int(getattr(response, "status_code", 0))
+
+
 def _status_code(uri: str, endpoint: str, method: str, timeout: float, body: dict[str, Any]) -> int:
     once = {"max_retries": 0, "timeout": timeout, "raise_on_status": False}
     try:
         return int(http_request(get_default_host_creds(uri), endpoint, method, **once, **body).status_code)
     except (MlflowException, OSError):
-        raise UserError(f"no MLflow server answers at {uri}: start one (mlflow server), or use sqlite:///PATH.") from None
+        raise UserError(no_server(uri)) from None
 
 
 def _hint(status: int, uri: str) -> str:
@@ -153,7 +185,7 @@ def _hint(status: int, uri: str) -> str:
 
 def _create_experiment(client: MlflowClient, name: str, place: str | None) -> str:
     try:
-        return str(client.create_experiment(name, artifact_location=place))
+        return str(client.create_experiment(name, artifact_location=place, tags={view.TAG: view.view_state()}))
     except MlflowException:
         found = client.get_experiment_by_name(name)  # somebody else may have made it since we looked
         if found is None:

@@ -6,8 +6,11 @@ import threading
 import time
 
 from clcore.errors import UserError
-from trackers.mlflow_store import TRACKING_ERRORS, first_line
+from trackers.mlflow_store import TRACKING_ERRORS, first_line, is_refusal, reason
 from trackers.mlflow_tracker import Publisher
+
+#: Most seconds between two attempts while somebody waits for the end.
+HASTE = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +34,16 @@ class PublisherThread(threading.Thread):
         self._deadline = math.inf
         self._complete = False
         self._failures = 0
+        self._refused = False
+        self.error: str | None = None  # why the last attempt failed, in a line
 
     def run(self) -> None:
         """Publishes until ``finish`` is called and everything is out, or time is up."""
         while True:
             last = self._finishing.is_set()  # asked before publishing, so that all written until then is included
             self._complete = self._attempt() and last
-            pause = min(self._interval * 2**self._failures, self._longest)
-            if self._complete or (last and time.monotonic() + pause > self._deadline):
+            pause = min(self._interval * 2**self._failures, min(self._longest, HASTE) if last else self._longest)
+            if self._complete or (last and (self._refused or time.monotonic() + pause > self._deadline)):
                 return
             if last:
                 time.sleep(pause)
@@ -66,9 +71,10 @@ class PublisherThread(threading.Thread):
         try:
             self.publisher.publish()
         except (*TRACKING_ERRORS, UserError) as error:
+            self._refused, self.error = is_refusal(error), reason(error, self.publisher.tracking_uri)
             if not self._failures:
                 log.warning("MLflow cannot be written (%s); the journal keeps everything, trying again", first_line(error))
             self._failures = min(self._failures + 1, 10)
             return False
-        self._failures = 0
+        self._failures, self._refused, self.error = 0, False, None
         return True

@@ -8,19 +8,19 @@ journal's event, so that what is sent twice is the same row. Only the driver pub
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from trackers.describe import describe
+from trackers.describe import describe, describe_trial
 from trackers.journal import Event, read
+from trackers.kept import WAITING, is_light, waits
 from trackers.labels import run_name, varying_in
-from trackers.mlflow_store import TRACKING_ERRORS, all_runs, find_experiment, open_store
+from trackers.mlflow_runs import CLOSINGS, SEEN, Known, SweepRuns, find_runs, mark_orphan
+from trackers.mlflow_store import TRACKING_ERRORS, find_experiment, open_store
 from trackers.pictures_all import PICTURES
-from trackers.record import JOURNAL, SweepRecord, TrialRecord
+from trackers.record import JOURNAL, SweepRecord, TrialRecord, load
 from trackers.rows import (
     Point,
     rho_points,
@@ -38,25 +38,6 @@ REPORT = "report"  # folder of the sweep's own files: leaderboard, pictures
 _STATUS = {"open": "KILLED", "running": "RUNNING", "done": "FINISHED", "failed": "FAILED"}
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Known:
-    """What MLflow has of one run."""
-
-    run_id: str
-    name: str
-    status: str
-    params: set[str] = field(default_factory=set)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, run: Run) -> "_Known":
-        return cls(run.info.run_id, run.info.run_name or "", run.info.status, set(run.data.params), dict(run.data.tags))
-
-    def mark(self, tag: str) -> int:
-        """A watermark kept in a tag; -1 when there is none."""
-        return int(self.tags.get(tag, -1))
 
 
 class Publisher:
@@ -83,8 +64,8 @@ class Publisher:
         self._points: list[Point] = []  # of the sweep, to be sent
         self._finals: dict[str, Final] = {}
         self._names: list[str] = []
-        self._parent: _Known | None = None
-        self._children: dict[str, _Known] | None = None
+        self._runs: SweepRuns | None = None  # None: to be looked for
+        self._abandoned: str | None = None
         self._behind = False
         self.written = 0  # runs brought up to date so far: who waits can see that there is progress
 
@@ -111,27 +92,36 @@ class Publisher:
         self._behind = self._behind or bool(events)
         if not self._behind:
             return
+        if any(event["event"] in ("stop", "end") for event in events):
+            self._runs = None  # somebody may have deleted some meanwhile
         try:
             if not self.record.first:
                 self.record.apply(self._events.popleft())
-            parent = self._parent or self._find_parent()
-            self._take_events(parent.mark("cl.closings"))
+            parent = self._find_parent()
+            self._take_events(parent.mark(CLOSINGS))
             self._write_trials(parent)
             self._write_parent(parent)
-        except TRACKING_ERRORS:  # a run may exist although its answer was lost: look again next time
-            self._parent = self._children = None
+        except TRACKING_ERRORS:  # a run may exist although its answer was lost, or be gone: look again next time
+            self._runs = None
             raise
         self._behind = False
 
-    def close(self, status: str | None = None) -> None:
-        """Publishes the rest.
+    @property
+    def unpublished(self) -> int:
+        """How many runs of what has begun are not in MLflow as the journal tells them."""
+        record = load(self.folder)
+        names = {*self._dirty}.union(*(self._touched(event, record) for event in tuple(self._events)))
+        return sum(record.trials[name].begun > 0 for name in names) + self._behind
+
+    def close(self, status: str) -> None:
+        """Publishes the rest of a sweep that no process runs: no run stays ``RUNNING``.
 
         Args:
             status: the sweep's status in MLflow (``KILLED``, ``FAILED``) if the journal has neither stop nor end event.
         """
+        self._abandoned, self._behind = status, True
+        self._dirty |= dict.fromkeys(self.record.trials)
         self.publish()
-        if status and self._parent and self.record.end is None and self.record.stop is None:
-            self._set_status(self._parent, status, self.record.last_time)
 
     # -- from the journal to the record
 
@@ -140,27 +130,28 @@ class Publisher:
             event = self._events.popleft()
             before = self.record.closings
             self.record.apply(event)
-            self._dirty |= dict.fromkeys(self._touched(event))
+            self._dirty |= dict.fromkeys(self._touched(event, self.record))
             if max(before, closings_known) < self.record.closings:
                 self._points += sweep_points(self.record, event["time"], self._finals)
         if self._names != (names := varying_in(self.record)):  # the names of all runs change
             self._names = names
             self._dirty |= dict.fromkeys(self.record.trials)
 
-    def _touched(self, event: Event) -> list[str]:
+    @staticmethod
+    def _touched(event: Event, record: SweepRecord) -> list[str]:
         """The trials whose runs this event may change."""
         kind = event["event"]
         if kind in ("sweep", "stop", "end"):
-            return list(self.record.trials)
+            return list(record.trials)
         if kind in ("pack", "start"):
-            return self.record.packs[event["pack"]].trials
+            return record.packs[event["pack"]].trials
         if kind == "task":
             return [member["trial"] for member in event["members"]]
         return [event["trial"]] if kind in ("failed", "done", "rho") else []
 
     # -- from the record to MLflow
 
-    def _write_trials(self, parent: _Known) -> None:
+    def _write_trials(self, parent: Known) -> None:
         for name in list(self._dirty):
             del self._dirty[name]
             try:
@@ -170,29 +161,30 @@ class Publisher:
                 self._dirty[name] = None  # at the end now, so that one bad trial does not hold up the others
                 raise
 
-    def _write_trial(self, trial: TrialRecord, parent: _Known) -> None:
+    def _write_trial(self, trial: TrialRecord, parent: Known) -> None:
         known = self._known(trial, parent)
         if known is None:
             return
-        tags = {"cl.pack": trial.pack, "cl.reason": (trial.reason or "")[:1000], "cl.seen": str(trial.seen)}
-        points = [p for row in trial.rows.values() if row.seen > known.mark("cl.seen") for p in trial_points(trial, row)]
+        tags = {"cl.pack": trial.pack, "cl.reason": (trial.reason or "")[:1000], SEEN: str(trial.seen)}
+        tags["mlflow.note.content"] = describe_trial(self.record, trial, known.run_id)
+        tags["mlflow.parentRunId"] = parent.run_id  # another one, where the sweep's run was deleted
+        points = [p for row in trial.rows.values() if row.seen > known.mark(SEEN) for p in trial_points(trial, row)]
         if trial.rho is not None and "cl.rho" not in known.tags:
             tags["cl.rho"] = "done"
             points += rho_points(trial)
         if trial.artifacts is not None:
-            tags |= self._upload(known, self.folder / trial.artifacts, "cl.artifacts", "done")
+            tags |= self._upload_trial(known, self.folder / trial.artifacts)
             tags |= self._upload_pictures(known, self.folder / trial.artifacts)
         tags |= self._tell_data(known)
         self._log(known, points, trial_params(trial), tags)
         self._rename(known, run_name(trial, self._names))
-        over = self.record.stop is not None or self.record.end is not None
-        status = "KILLED" if trial.status == "running" and over else _STATUS[trial.status]
+        status = "KILLED" if trial.status == "running" and self._over else _STATUS[trial.status]
         self._set_status(known, status, trial.since)
 
-    def _write_parent(self, parent: _Known) -> None:
+    def _write_parent(self, parent: Known) -> None:
         record = self.record
-        points = [point for point in self._points if point.step > parent.mark("cl.closings")]
-        tags = {"mlflow.note.content": describe(record, self._finals), "cl.closings": str(record.closings)}
+        points = [point for point in self._points if point.step > parent.mark(CLOSINGS)]
+        tags = {"mlflow.note.content": describe(record, self._finals), CLOSINGS: str(record.closings)}
         if record.end is not None:
             tags |= self._upload(parent, self.folder / REPORT, "cl.report", str(record.end["n"]))
         tags |= self._tell_data(parent)
@@ -203,9 +195,9 @@ class Publisher:
         elif record.stop is not None:
             self._set_status(parent, "KILLED", record.stop["time"])
         else:
-            self._set_status(parent, "RUNNING", record.last_time)
+            self._set_status(parent, self._abandoned or "RUNNING", record.last_time)
 
-    def _log(self, known: _Known, points: list[Point], params: dict[str, str], tags: dict[str, str]) -> None:
+    def _log(self, known: Known, points: list[Point], params: dict[str, str], tags: dict[str, str]) -> None:
         """Sends what is new, the tags last: they say that the rest is there."""
         new_tags = {key: value for key, value in tags.items() if known.tags.get(key, "") != value}
         new_params = {key: value for key, value in params.items() if key not in known.params}
@@ -220,7 +212,7 @@ class Publisher:
         known.params |= new_params.keys()
         known.tags |= new_tags
 
-    def _upload(self, known: _Known, folder: Path, tag: str, value: str) -> dict[str, str]:
+    def _upload(self, known: Known, folder: Path, tag: str, value: str) -> dict[str, str]:
         """Sends every file of a folder, once; gives the tag that says that it was done, or that the folder was gone."""
         if known.tags.get(tag) in (value, f"{value}, files missing"):
             return {}
@@ -230,27 +222,37 @@ class Publisher:
         self._mlflow.log_artifacts(known.run_id, str(folder))
         return {tag: value}
 
-    def _upload_pictures(self, known: _Known, folder: Path) -> dict[str, str]:
+    def _upload_trial(self, known: Known, folder: Path) -> dict[str, str]:
+        """Sends a trial's files; where it is only known at the sweep's end whose weights are kept, these wait for it."""
+        if self.record.end is not None or not waits(self.record.sweep["settings"]):
+            return self._upload(known, folder, "cl.artifacts", "done")
+        light = sorted(path for path in folder.glob("*") if path.is_file() and is_light(path))
+        if "cl.artifacts" in known.tags or not light:
+            return {}
+        for path in light:
+            self._mlflow.log_artifact(known.run_id, str(path))
+        return {"cl.artifacts": WAITING}
+
+    def _upload_pictures(self, known: Known, folder: Path) -> dict[str, str]:
         """Sends what was drawn of a trial: at the end of a sweep, when the rest of its files has long been sent."""
-        over = self.record.stop is not None or self.record.end is not None
-        if not over or "cl.pictures" in known.tags or not (folder / PICTURES).is_dir():
+        if not self._over or "cl.pictures" in known.tags or not (folder / PICTURES).is_dir():
             return {}
         self._mlflow.log_artifacts(known.run_id, str(folder / PICTURES), PICTURES)
         return {"cl.pictures": "done"}
 
-    def _tell_data(self, known: _Known) -> dict[str, str]:
+    def _tell_data(self, known: Known) -> dict[str, str]:
         """Names the data of a run, once."""
         if "cl.inputs" in known.tags:
             return {}
         self._mlflow.log_inputs(known.run_id, [_dataset(self.record)])
         return {"cl.inputs": "done"}
 
-    def _rename(self, known: _Known, name: str) -> None:
+    def _rename(self, known: Known, name: str) -> None:
         if known.name != name:
             self._mlflow.update_run(known.run_id, name=name)
             known.name = name
 
-    def _set_status(self, known: _Known, status: str, when: float) -> None:
+    def _set_status(self, known: Known, status: str, when: float) -> None:
         if known.status == status:
             return
         if status == "RUNNING":
@@ -272,32 +274,44 @@ class Publisher:
     def _sweep_id(self) -> str:
         return self.record.identity
 
-    def _find_parent(self) -> _Known:
-        self.prepare(self.record.first["benchmark"])
-        found = [_Known.of(run) for run in self._runs("tags.`cl.role` = 'sweep'")]
-        tags = sweep_tags(self.record, self._sweep_id)
-        self._parent = found[0] if found else self._create(self.record.name, tags, self.record.first["time"])
-        self.parent_run_id = self._parent.run_id
-        return self._parent
+    @property
+    def _over(self) -> bool:
+        """Whether nothing of the sweep runs any more."""
+        return self.record.stop is not None or self.record.end is not None or self._abandoned is not None
 
-    def _known(self, trial: TrialRecord, parent: _Known) -> _Known | None:
+    def _find_parent(self) -> Known:
+        self.prepare(self.record.first["benchmark"])
+        if self._runs is None:
+            self._runs = find_runs(self._mlflow, str(self.experiment_id), self._sweep_id)
+            for surplus in self._runs.surplus:
+                mark_orphan(self._mlflow, surplus, _milliseconds(self.record.last_time))
+        if self._runs.parent is None:
+            tags = sweep_tags(self.record, self._sweep_id)
+            self._runs.parent = self._create(str(self.record.first["name"]), tags, self.record.first["time"])
+        if self.parent_run_id not in (None, self._runs.parent.run_id):
+            self._start_over()  # what was sent to the run that is gone is not kept
+        self.parent_run_id = self._runs.parent.run_id
+        return self._runs.parent
+
+    def _start_over(self) -> None:
+        """Reads the journal anew, from its first event on."""
+        self.record, self._finals, self._names, self._points = SweepRecord(), {}, [], []
+        events, self._offset = read(self.folder / JOURNAL)
+        self._events, self._dirty = deque(events), {}
+        self.record.apply(self._events.popleft())
+
+    def _known(self, trial: TrialRecord, parent: Known) -> Known | None:
         """The trial's run, created when missing; None while nothing of the trial has happened."""
-        if self._children is None:
-            found = (_Known.of(run) for run in self._runs("tags.`cl.role` != 'sweep'"))
-            self._children = {known.tags["cl.trial"]: known for known in found}
-        known = self._children.get(trial.trial)
+        assert self._runs is not None
+        known = self._runs.children.get(trial.trial)
         if known is None and (trial.status != "open" or trial.rows):
             tags = trial_tags(self.record, self._sweep_id, trial, parent.run_id)
-            known = self._children[trial.trial] = self._create(run_name(trial, self._names), tags, trial.begun)
+            known = self._runs.children[trial.trial] = self._create(run_name(trial, self._names), tags, trial.begun)
         return known
 
-    def _runs(self, condition: str) -> Iterator[Run]:
-        query = f"tags.`cl.sweep_id` = '{self._sweep_id}' and {condition}"
-        return all_runs(self._mlflow, [str(self.experiment_id)], query)
-
-    def _create(self, name: str, tags: dict[str, str], when: float) -> _Known:
+    def _create(self, name: str, tags: dict[str, str], when: float) -> Known:
         run = self._mlflow.create_run(str(self.experiment_id), start_time=_milliseconds(when), tags=tags, run_name=name)
-        return _Known.of(run)
+        return Known.of(run)
 
 
 def _dataset(record: SweepRecord) -> DatasetInput:

@@ -41,23 +41,25 @@ def log(
     home: Home = Path("runs"),
     tracking_uri: TrackingUri = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder of data files", show_default="the user's cache")] = None,
+    run_files: Annotated[bool, typer.Option("--run-files", help="the trial's method is a file of mine: run it")] = False,
 ) -> None:
     """Puts the model of a finished trial into its run, with signature and example; nothing in it is pickled."""
     uri = tracking_uri or own_database(home)
-    log_model(run_id, uri, data_dir)
+    log_model(run_id, uri, data_dir, run_files)
     console = console_here()
     say(console, f"serve it       MLFLOW_TRACKING_URI={uri} mlflow models serve -m runs:/{run_id}/{MODEL} --env-manager local")
     body = '{"inputs": [IMAGE, ...], "params": {"task": 0}}'
     say(console, f"ask it         curl -H 'Content-Type: application/json' -d '{body}' http://127.0.0.1:5000/invocations")
 
 
-def log_model(run_id: str, tracking_uri: str, data_dir: Path | None = None) -> None:
+def log_model(run_id: str, tracking_uri: str, data_dir: Path | None = None, run_files: bool = False) -> None:
     """Puts the model of a finished trial into its run.
 
     Args:
         run_id: MLflow's id of the trial's run.
         tracking_uri: of MLflow.
         data_dir: where data files are; of the benchmark only what a method may know goes into the model, and an example.
+        run_files: whether Python files that the record names (a method, benchmark or network of the user's) are run.
 
     Raises:
         UserError: there is no such run, it is not a finished trial's, or its files are damaged.
@@ -66,7 +68,7 @@ def log_model(run_id: str, tracking_uri: str, data_dir: Path | None = None) -> N
     from trackers.recorded import client_of, fetch, recorded_trial
 
     client = client_of(tracking_uri)
-    recipe, benchmark = _recipe(run_id, recorded_trial(client, run_id).config, data_dir)
+    recipe, benchmark = recipe_of(run_id, recorded_trial(client, run_id).config, data_dir, run_files)
     with tempfile.TemporaryDirectory() as folder:
         memory = read_tensors(fetch(client, run_id, WEIGHTS, Path(folder)))
         save_model(Predictor(recipe, memory), benchmark, Path(folder, MODEL))
@@ -112,13 +114,28 @@ def _signature(predictor: Predictor) -> "ModelSignature":
     )
 
 
-def _recipe(run_id: str, config: dict[str, Any], data_dir: Path | None) -> tuple[Recipe, Benchmark]:
-    """What the trial's memory is read with, and the benchmark it was learned on."""
+def recipe_of(run_id: str, config: dict[str, Any], data_dir: Path | None, run_files: bool = False) -> tuple[Recipe, Benchmark]:
+    """What a trial's memory is read with, and the benchmark it was learned on.
+
+    Args:
+        run_id: MLflow's id of its run.
+        config: its ``config.json``.
+        data_dir: where data files are.
+        run_files: whether Python files that it names are run.
+
+    Raises:
+        UserError: that is damaged, or names a file.
+    """
     try:
         said, seed = config["configuration"], int(config["seed"])
+        names = (said["method"], said["benchmark"]["name"], said["network"]["spec"])
+        files = [name for name in names if ".py" in name]
+        if files and not run_files:
+            what = f"run {run_id} was made with {', '.join(files)}, which would be run"
+            raise UserError(f"{what}: allow it (--run-files) if that is yours.")
         benchmark = benchmark_of(said["benchmark"], seed, data_dir)
         return Recipe.of(said["method"], said["hyper"], said["network"], benchmark, seed), benchmark
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{CONFIG} of run {run_id} is damaged: {error!r}") from None
 
 

@@ -1,6 +1,5 @@
 """One HTML file that tells a sweep to people without a server: pictures inside, no script, nothing fetched."""
 
-import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trackers.artifacts import write_text
+from trackers.cost import cost
 from trackers.describe import duration, resume_command, state
 from trackers.labels import choices_text, chosen, show, varying_in
-from trackers.page_html import Html, element, join, table, void
+from trackers.page_html import Html, document, element, join, pictures, section, table
 from trackers.pictures_all import BEST
 from trackers.record import SweepRecord, TrialRecord
 from trackers.summary import Configuration
@@ -19,23 +19,9 @@ PAGE = "index.html"
 ROWS = 50  # of the leaderboard
 FAILURES = 50
 _NO = "–"  # noqa: RUF001 - a dash in a table
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0.2rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p.lead { font-size: 1.1rem; } .quiet, figcaption { color: #555; font-size: 0.9rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; font-size: 0.85rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem 2rem; }
-figure { margin: 0.6rem 0; } figure.broad { grid-column: 1 / -1; } img { max-width: 100%; height: auto; }
-summary { cursor: pointer; }
-"""
-#: Nothing is run and nothing is fetched, whatever a name in the record may look like.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _SWEEP_PICTURES = {
     "accuracy": "Average test accuracy on the tasks learned so far; the best configurations on validation data in colour.",
+    "leaderboard": "The best configurations: means over seeds, with one standard deviation to each side.",
     "parallel": "A line is a configuration; where it meets an axis is its value. Lighter ones scored better, the thick one best.",
     "importance": "How much each hyperparameter had to do with being in the best quarter; the shares add up to 100 %.",
     "over_trials": "Validation accuracy of each trial in the order in which they ended, and the best until then.",
@@ -88,26 +74,18 @@ def drawn(folder: Path) -> str | None:
 
 def page(folder: Path, record: SweepRecord, told: Told) -> Html:
     """The page's text; ``folder`` holds the pictures."""
-    head = element(
-        "head",
-        void("meta", charset="utf-8"),
-        void("meta", **{"http-equiv": "Content-Security-Policy", "content": _POLICY}),
-        void("meta", name="clsweep-pictures", content=told.drawn),
-        void("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"{record.name}: {record.sweep['method']} on {record.sweep['benchmark']}"),
-        element("style", Html(_STYLE)),
-    )
     parts = [
         _asked(record),
         _won(folder, record, told),
         _leaderboard(record, told.found),
-        _section("The sweep in pictures", _pictures(folder, "", _SWEEP_PICTURES)) if told.found else None,
+        section("The sweep in pictures", _pictures(folder, "", _SWEEP_PICTURES)) if told.found else None,
         _cost(record),
         _failed(record),
         _linked(record),
         _repeat(record, told.repeat),
     ]
-    return join(Html("<!DOCTYPE html>\n"), element("html", head, element("body", *parts), lang="en"), "\n")
+    title = f"{record.name}: {record.sweep['method']} on {record.sweep['benchmark']}"
+    return document(title, parts, {"clsweep-pictures": told.drawn})
 
 
 def _asked(record: SweepRecord) -> Html:
@@ -136,7 +114,7 @@ def _values(record: SweepRecord, key: str) -> str:
 
 def _won(folder: Path, record: SweepRecord, told: Told) -> Html:
     if not told.found:
-        return _section("What won", element("p", "No trial has finished."))
+        return section("What won", element("p", "No trial has finished."))
     best = told.found[0]
     named = choices_text(best.choices, varying_in(record)) or best.method
     seeds = f" (mean of {len(best.finals)} seeds)" if len(best.finals) > 1 else ""
@@ -151,7 +129,7 @@ def _won(folder: Path, record: SweepRecord, told: Told) -> Html:
     )
     rows: list[list[object]] = [[key, show(value)] for key, value in best.choices.items()]
     trial = record.trials[best.finals[0].trial]
-    return _section(
+    return section(
         "What won",
         element("p", sentence, class_="lead"),
         element("details", element("summary", "All its values"), table(["key", "value"], rows)),
@@ -168,7 +146,7 @@ def _leaderboard(record: SweepRecord, found: Sequence[Configuration]) -> Html | 
     rows: list[list[object]] = [[rank, *_row(c, keys)] for rank, c in enumerate(found[:ROWS], start=1)]
     more = element("p", f"… and {len(found) - ROWS} more in leaderboard.csv.") if len(found) > ROWS else None
     note = "Average accuracy after the last task; mean and standard deviation over seeds; the best on validation data first."
-    return _section("Leaderboard", element("p", note, class_="quiet"), table(head, rows, numbers=0), more)
+    return section("Leaderboard", element("p", note, class_="quiet"), table(head, rows, numbers=0), more)
 
 
 def _row(c: Configuration, keys: Sequence[str]) -> list[object]:
@@ -184,30 +162,37 @@ def _row(c: Configuration, keys: Sequence[str]) -> list[object]:
 
 
 def _cost(record: SweepRecord) -> Html:
-    """What the trials took; of a failed one only the tasks that it finished are known."""
-    own = [t for t in record.trials.values() if t.trial not in record.linked]
-    total, failed = sum(t.seconds for t in own), sum(t.seconds for t in own if t.status == "failed")
-    references = sum(t.seconds for t in own if t.role == "reference")
+    """What the trials took: all of it, and what of it came to nothing."""
+    found = cost(record)
     counted = ", ".join(f"{record.ledger[key]} {key}" for key in ("asked", "done", "skipped", "failed"))
     rows: list[list[object]] = [
         ["trials", counted],
         ["running, by the clock", duration(record.seconds)],
-        ["training, all trials together", f"{total:,.1f} s"],
-        ["of it in trials that failed", f"{failed:,.1f} s ({100 * failed / total if total else 0:.1f} %)"],
+        ["training, all trials together", f"{found.total:,.1f} s"],
+        ["of it in trials that failed", _share(found.failed, found.total)],
+        ["of it done again, or lost with a worker", _share(found.repeated, found.total)],
     ]
-    if references:
-        rows.append(["of it for references of the forgetting ratio", f"{references:,.1f} s"])
-    return _section("What it cost", table([], rows))
+    if found.references:
+        rows.append(["of it for references of the forgetting ratio", _share(found.references, found.total)])
+    if found.cpu:
+        rows.append(["processor time", f"{found.cpu:,.1f} s"])
+    if found.peak:
+        rows.append(["most memory of a worker", f"{found.peak / 1e6:,.0f} MB"])
+    return section("What it cost", table([], rows))
+
+
+def _share(seconds: float, total: float) -> str:
+    return f"{seconds:,.1f} s ({100 * seconds / total if total else 0:.1f} %)"
 
 
 def _failed(record: SweepRecord) -> Html:
     failed = [t for t in record.trials.values() if t.status == "failed"]
     if not failed:
-        return _section("What failed", element("p", "Nothing."))
+        return section("What failed", element("p", "Nothing."))
     keys = varying_in(record)
     rows: list[list[object]] = [[t.trial, t.seed, _named(t, keys), _reason(t)] for t in failed[:FAILURES]]
     more = element("p", f"… and {len(failed) - FAILURES} more in log.txt.") if len(failed) > FAILURES else None
-    return _section("What failed, and why", table(["trial", "seed", "configuration", "reason"], rows), more)
+    return section("What failed, and why", table(["trial", "seed", "configuration", "reason"], rows), more)
 
 
 def _named(trial: TrialRecord, keys: Sequence[str]) -> str:
@@ -228,7 +213,7 @@ def _linked(record: SweepRecord) -> Html | None:
     for trial in record.linked.values():
         sweeps[trial.sweep] = sweeps.get(trial.sweep, 0) + 1
     rows: list[list[object]] = [[name, count] for name, count in sweeps.items()]
-    return _section("Answered by earlier sweeps, not run again", table(["sweep", "trials"], rows, numbers=1))
+    return section("Answered by earlier sweeps, not run again", table(["sweep", "trials"], rows, numbers=1))
 
 
 def _repeat(record: SweepRecord, repeat: str | None) -> Html:
@@ -237,22 +222,12 @@ def _repeat(record: SweepRecord, repeat: str | None) -> Html:
     lines = (join(element("p", f"{what}:"), element("pre", command)) for what, command in commands.items() if command)
     versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
     commit = f"; commit {record.sweep['git']}" if record.sweep["git"] else ""
-    return _section("How to repeat it", *lines, element("p", f"Made with {versions}{commit}.", class_="quiet"))
+    return section("How to repeat it", *lines, element("p", f"Made with {versions}{commit}.", class_="quiet"))
 
 
-def _pictures(folder: Path, prefix: str, pictures: Mapping[str, str]) -> Html:
-    found = [(folder / f"{prefix}{name}.png", words) for name, words in pictures.items()]
-    return element("div", *(_figure(path, words) for path, words in found if path.is_file()), class_="pictures")
-
-
-def _figure(path: Path, words: str) -> Html:
-    data = base64.b64encode(path.read_bytes()).decode()
-    picture = void("img", src=f"data:image/png;base64,{data}", alt=words)
-    return element("figure", picture, element("figcaption", words), class_="broad" if path.stem == _BROAD else "narrow")
-
-
-def _section(title: str, *content: object) -> Html:
-    return element("section", element("h2", title), *content)
+def _pictures(folder: Path, prefix: str, known: Mapping[str, str]) -> Html:
+    found = [(folder / f"{prefix}{name}.png", words) for name, words in known.items()]
+    return pictures([(path, words, path.stem == _BROAD) for path, words in found if path.is_file()])
 
 
 def _percent(value: float, spread: float = math.nan) -> str:

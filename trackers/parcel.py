@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clcore.errors import UserError
-from trackers.schema import check_format, is_count, is_name, is_place
+from trackers.schema import check_format, is_count, is_name, is_place, read_json
 
 HEADER, FORMAT = "clsweep.json", 1
 HEADER_LIMIT = 64 * 1024**2  # bytes; a thousand trials take one
@@ -151,7 +151,7 @@ def _header(path: Path, box: zipfile.ZipFile) -> tuple[str, dict[str, tuple[int,
     info = box.getinfo(HEADER)
     if _kind(info) is not None or info.file_size > HEADER_LIMIT:
         raise _damaged(path, f"{HEADER} is not as it should be")
-    found = json.loads(box.read(info))
+    found = read_json(box.read(info))
     if not isinstance(found, dict):
         raise _damaged(path, f"{HEADER} is not as it should be")
     check_format(str(path), found.get("format"), FORMAT)

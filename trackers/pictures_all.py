@@ -17,11 +17,12 @@ import torch
 
 from clcore.errors import UserError
 from trackers.artifacts import MASKS, SAMPLES, read_masks
+from trackers.compare import overlap
 from trackers.labels import run_name, varying_in
 from trackers.pictures import draw_curves, draw_fit, draw_inference, draw_matrix
 from trackers.pictures_parallel import draw_parallel
-from trackers.pictures_sweep import draw_best_so_far, draw_cost, draw_importance
-from trackers.pictures_trial import draw_capacity, draw_overlap, draw_progress, overlap
+from trackers.pictures_sweep import draw_best_so_far, draw_cost, draw_importance, draw_leaderboard
+from trackers.pictures_trial import draw_capacity, draw_overlap, draw_progress
 from trackers.record import SweepRecord, TrialRecord
 from trackers.summary import Configuration
 
@@ -30,7 +31,7 @@ BEST = "best_"  # what the names of the best trial's pictures in the report begi
 PICTURED = 20
 SECONDS_EACH = 60.0
 LARGEST_MASKS = 64_000_000  # bytes of a file of masks that are still compared with one another
-_VERSION = 1  # raised when pictures change, so that a sweep that goes on gets the new ones
+_VERSION = 2  # raised when pictures change, so that a sweep that goes on gets the new ones
 _SCRATCH = "drawing"
 Importances = Callable[[Sequence[Configuration], Sequence[str]], Mapping[str, float] | str]
 
@@ -58,6 +59,7 @@ def draw_report(folder: Path, target: Path, record: SweepRecord, found: Sequence
     """
     keys = varying_in(record)
     _try(draw_curves, target / "accuracy.png", record)
+    _try(draw_leaderboard, target / "leaderboard.png", found, keys)
     if len(found) > 1 and keys:
         _try(draw_parallel, target / "parallel.png", found, keys)
         _try(lambda path: draw_importance(path, importances(found, keys)), target / "importance.png")

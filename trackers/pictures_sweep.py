@@ -4,13 +4,71 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clcore import metrics
 from trackers import pictures_kit as kit
+from trackers.labels import choices_text
 from trackers.record import SweepRecord, TrialRecord
+from trackers.summary import Configuration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _WIDTH = 6.4
 _MOST_BARS = 15  # hyperparameters whose importance is shown
+_MOST_ROWS = 20  # configurations of the leaderboard
+_COSTS = 2.4  # inches beside it, for numbers
+
+
+def draw_leaderboard(path: Path, found: Sequence[Configuration], keys: Sequence[str]) -> None:
+    """Draws the best configurations, one a row: mean accuracies over seeds, their standard deviations, and what they cost.
+
+    Args:
+        path: the PNG file.
+        found: the configurations, the best first; at least one.
+        keys: what varies between them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    shown = found[:_MOST_ROWS]
+    words = [kit.plain(f"{rank}. {choices_text(c.choices, keys) or c.method}", 60) for rank, c in enumerate(shown, start=1)]
+    _, below, _, above = kit.EDGES
+    left = 0.3 + 1.1 * kit.LETTER * max(map(len, words))
+    made, axes = kit.figure(left + 4.4 + _COSTS, 1.3 + 0.32 * len(shown), (left, below, _COSTS, above + 0.25))
+    for name, marker, colour, shift in (("validation", "o", kit.BLUE, -0.12), ("test", "s", kit.VERMILION, 0.12)):
+        rows = [(place + shift, c) for place, c in enumerate(shown) if math.isfinite(c.mean(name))]
+        means, spreads = [100 * c.mean(name) for _, c in rows], [100 * c.spread(name) for _, c in rows]
+        bars = [spread if math.isfinite(spread) else 0.0 for spread in spreads]
+        axes.errorbar(means, [place for place, _ in rows], xerr=bars, fmt=marker, ms=5, lw=1.3, color=colour, label=name)
+    axes.set_yticks(range(len(shown)), words)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    more = f": the best {len(shown)} of {len(found)} configurations" if len(found) > len(shown) else ""
+    kit.dress(axes, f"Leaderboard, ranked on validation data{more}", "average accuracy after the last task (%)", "", whole=False)
+    axes.set_title(axes.get_title(loc="left"), fontsize=9.5, loc="left", pad=26)
+    axes.grid(visible=True, axis="both", color=kit.PALE, lw=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False, borderaxespad=0.1)
+    _draw_costs(axes, shown)
+    kit.save(made, path)
+
+
+def _draw_costs(axes: "Axes", shown: Sequence[Configuration]) -> None:
+    """What cannot be drawn on the same scale, as columns of numbers beside the axes."""
+    width = axes.bbox.width / axes.figure.dpi
+    columns = {
+        "forgotten\n(%)": [f"{100 * c.mean('forgetting'):.1f}" for c in shown],
+        "kB": [f"{c.mean('bytes') / 1000:,.1f}" for c in shown],
+        "s": [f"{c.mean('seconds'):,.1f}" for c in shown],
+        "seeds": [str(len(c.finals)) for c in shown],
+    }
+    for number, (name, cells) in enumerate(columns.items(), start=1):
+        x = 1 + number * _COSTS / (len(columns) + 0.2) / width
+        axes.text(x, 1.02, name, ha="right", va="bottom", fontsize=8, transform=axes.transAxes)
+        for place, cell in enumerate(cells):
+            text = cell if cell != "nan" else "-"
+            axes.text(x, place, text, ha="right", va="center", fontsize=8, transform=axes.get_yaxis_transform())
 
 
 def draw_best_so_far(path: Path, record: SweepRecord) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from clcore import metrics
-from clcore.masks import Mask
 from trackers import pictures_kit as kit
 from trackers.record import TaskRow, TrialRecord
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 TASK_LINES = 20  # tasks up to which each has its own line
 LAYERS = 5  # layers in colour; more cannot be told apart
-_CHUNK = 1 << 20  # entries of all masks compared at a time, so that large networks fit
 
 
 def draw_progress(path: Path, trial: TrialRecord, title: str) -> None:
@@ -103,36 +101,6 @@ def draw_overlap(path: Path, shares: Tensor, title: str, of: str = "task") -> No
     every = kit.stride(len(shares))
     axes.set_yticks(range(0, len(shares), every), [str(task) for task in range(1, len(shares) + 1, every)])
     kit.save(made, path)
-
-
-def overlap(masks: Mapping[tuple[int, str], Mask]) -> Tensor:
-    """The share of each task's mask entries (units or weights, over all layers) that another task's masks hold too.
-
-    Args:
-        masks: (task from 0, layer) -> mask; a ternary entry counts unless it is masked. Layers that grew from task to task are
-            compared as if they had been full from the start, with nothing in the new part.
-
-    Returns:
-        float64 in [0, 1], shape [tasks, tasks]: row t, column u is ``|t and u| / |t|``; NaN where t uses nothing.
-    """
-    tasks = 1 + max((task for task, _ in masks), default=-1)
-    both = torch.zeros(tasks, tasks, dtype=torch.float64)
-    for layer in dict.fromkeys(layer for _, layer in masks):
-        found = {task: mask.values.bool() for (task, name), mask in masks.items() if name == layer}
-        entries, step = _entries(found, tasks), _CHUNK // tasks + 1
-        for start in range(0, entries.shape[1], step):
-            used = entries[:, start : start + step].float()  # a product of ones and zeros counts exactly up to 2 ** 24
-            both += (used @ used.T).double()
-    return both / both.diagonal().unsqueeze(1)
-
-
-def _entries(masks: Mapping[int, Tensor], tasks: int) -> Tensor:
-    """One layer's masks as rows, bool, shape [tasks, entries]; a task without one has nothing there."""
-    shape = [max(sizes) for sizes in zip(*(mask.shape for mask in masks.values()), strict=True)]
-    whole = torch.zeros(tasks, *shape, dtype=torch.bool)
-    for task, mask in masks.items():
-        whole[task][tuple(slice(size) for size in mask.shape)] = mask
-    return whole.flatten(1)
 
 
 def _draw_tasks(axes: "Axes", matrix: Tensor, seen: int) -> None:

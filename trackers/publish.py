@@ -36,12 +36,15 @@ def publish(
     folder, console = find_sweep(sweep, home), console_here()
     uri, experiment = publish_sweep(folder, tracking_uri)
     from trackers.check import deep_link
+    from trackers.view import table_link
 
     server = uri.startswith("http")
     say(console, f"{folder.name} is in MLflow at {uri}")
     if not server:
         say(console, f"open the UI    mlflow ui --backend-store-uri {uri}")
-    say(console, f"  then         {deep_link(uri if server else 'http://127.0.0.1:5000', experiment)}")
+    base = uri if server else "http://127.0.0.1:5000"
+    say(console, f"  then         {deep_link(base, experiment)}")
+    say(console, f"  as a table   {table_link(base, experiment)}")
 
 
 def publish_sweep(folder: Path, tracking_uri: str | None = None) -> tuple[str, str]:
@@ -90,7 +93,7 @@ def _publish(folder: Path, uri: str, home: Path) -> str:
         publisher.prepare(record.first["benchmark"])
         assert publisher.experiment_id is not None
         forget_lost_files(connect(uri), publisher.experiment_id, record.identity)
-        publisher.publish()
+        publisher.close("KILLED")  # no process runs this sweep: nothing of it is to seem so
     except (*TRACKING_ERRORS, sqlite3.Error) as error:
         again = "what it has is right; the same call again writes the rest"
         raise UserError(f"MLflow at {uri} could not be brought up to date ({first_line(error)}): {again}.") from None

@@ -25,7 +25,10 @@ Status = Literal["open", "running", "done", "failed"]
 
 @dataclass(frozen=True)
 class TaskRow:
-    """What one trial reported after a task; ``time`` is unix seconds, ``seconds`` are of this task alone."""
+    """What one trial reported after a task; ``time`` is unix seconds, ``seconds`` are of this task alone.
+
+    ``cpu_seconds`` are its share of its pack's, ``memory`` is the peak of the whole worker in bytes.
+    """
 
     seen: int
     time: float
@@ -39,6 +42,8 @@ class TaskRow:
     compressed: dict[str, float | None]
     inferred: list[list[float]]
     fitted: list[list[list[float]]]
+    cpu_seconds: float | None
+    memory: int | None
 
 
 @dataclass
@@ -56,6 +61,8 @@ class TrialRecord:
         artifacts: folder of its files, relative to the sweep's; None until it is done.
         rho: forgetting ratios after 1..T tasks, once the references are known.
         fork: what it was forked from, if it was.
+        failing: training seconds of tasks in which it failed, as far as they are known.
+        dropped: what of its files was taken away (``schema.PARTS``), and why.
     """
 
     trial: str
@@ -82,6 +89,8 @@ class TrialRecord:
     joint: str | None = None
     random: str | None = None
     fork: dict[str, Any] | None = None
+    failing: float = 0.0
+    dropped: dict[str, str] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:
@@ -112,10 +121,18 @@ class TrialRecord:
         """Training seconds of the tasks 1..seen."""
         return sum(row.seconds or 0.0 for row in self.rows.values() if row.seen <= seen)
 
+    def cpu_seconds_until(self, seen: int) -> float | None:
+        """Processor seconds of the tasks 1..seen; None where they were not measured."""
+        known = [row.cpu_seconds for row in self.rows.values() if row.seen <= seen and row.cpu_seconds is not None]
+        return sum(known) if known else None
+
 
 @dataclass
 class PackRecord:
-    """A pack: its plan, its trials, and where it can be picked up (``checkpoint`` after ``seen`` tasks)."""
+    """A pack: its plan, its trials, and where it can be picked up (``checkpoint`` after ``seen`` tasks).
+
+    ``heard`` is when it last started or reported, in unix seconds.
+    """
 
     pack: str
     plan: dict[str, Any]
@@ -124,6 +141,7 @@ class PackRecord:
     seen: int = -1
     checkpoint: str | None = None
     checkpoint_seen: int = -1
+    heard: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,6 +169,7 @@ class SweepRecord:
         first_time: unix seconds of the first event.
         last_time: unix seconds of the newest event.
         seconds: how long the driver ran, summed over resumes.
+        repeated: training seconds of work that was done once more after a loss, or lost with a worker.
     """
 
     sweep: Event = field(default_factory=dict)
@@ -164,6 +183,7 @@ class SweepRecord:
     first_time: float = 0.0
     last_time: float = 0.0
     seconds: float = 0.0
+    repeated: float = 0.0
 
     @property
     def name(self) -> str:
@@ -284,22 +304,20 @@ def _new_trial(tasks: int, item: dict[str, Any], event: Event) -> TrialRecord:
 
 def _start(record: SweepRecord, event: Event) -> None:
     pack = record.packs[event["pack"]]
-    pack.attempt = event["attempt"]
+    pack.attempt, pack.heard = event["attempt"], event["time"]
+    record.repeated += event.get("lost") or 0.0
     for trial in (record.trials[name] for name in pack.trials):
         if trial.pack == pack.pack and trial.status == "open":
             _turn(trial, "running", event)
 
 
 def _task(record: SweepRecord, event: Event) -> None:
-    pack, seen = record.packs[event["pack"]], event["seen"]
-    if seen > record.tasks:
-        raise _misfit(record.tasks, event)
-    pack.seen = max(pack.seen, seen)
-    if event["checkpoint"] is not None:
-        pack.checkpoint, pack.checkpoint_seen = event["checkpoint"], seen
+    seen = event["seen"]
+    _reached(record, event)
     for member in event["members"]:
         trial = record.trials[member["trial"]]
-        if seen in trial.rows:
+        if seen in trial.rows:  # a trial that failed once is tried again from the start
+            record.repeated += member["seconds"] or 0.0
             continue
         inferred = member.get("inferred") or []
         if record.sweep["scenario"] != "task-free" and any(len(shares) < len(inferred) for shares in inferred):
@@ -317,9 +335,26 @@ def _task(record: SweepRecord, event: Event) -> None:
             compressed=member.get("compressed") or {},
             inferred=inferred,
             fitted=[[_known(part) for part in curve] for curve in member.get("fitted") or []],
+            cpu_seconds=member.get("cpu_seconds"),
+            memory=member.get("memory"),
         )
         _fill(trial.test, seen, member["test"], event)
         _fill(trial.validation, seen, member["validation"], event)
+
+
+def _reached(record: SweepRecord, event: Event) -> None:
+    """A pack has learned a task, and can be picked up there."""
+    pack, seen = record.packs[event["pack"]], event["seen"]
+    if seen > record.tasks:
+        raise _misfit(record.tasks, event)
+    pack.seen, pack.heard = max(pack.seen, seen), event["time"]
+    if event["checkpoint"] is not None:
+        pack.checkpoint, pack.checkpoint_seen = event["checkpoint"], seen
+
+
+def _again(record: SweepRecord, event: Event) -> None:
+    _reached(record, event)
+    record.repeated += event["seconds"] or 0.0
 
 
 def _fill(matrix: Tensor, seen: int, values: list[float | None] | None, event: Event) -> None:
@@ -341,6 +376,7 @@ def _misfit(tasks: int, event: Event) -> UserError:
 def _failed(record: SweepRecord, event: Event) -> None:
     trial = record.trials[event["trial"]]
     trial.reason, trial.where, trial.traceback = event["reason"], event["where"], event["traceback"]
+    trial.failing += event.get("seconds") or 0.0
     _close(record, trial, "failed", event)
 
 
@@ -348,6 +384,10 @@ def _done(record: SweepRecord, event: Event) -> None:
     trial = record.trials[event["trial"]]
     trial.artifacts = event["artifacts"]
     _close(record, trial, "done", event)
+
+
+def _dropped(record: SweepRecord, event: Event) -> None:
+    record.trials[event["trial"]].dropped |= dict.fromkeys(event["parts"], event["why"])
 
 
 def _close(record: SweepRecord, trial: TrialRecord, status: Status, event: Event) -> None:
@@ -388,8 +428,10 @@ _HANDLERS: dict[str, Callable[[SweepRecord, Event], None]] = {
     "pack": _pack,
     "start": _start,
     "task": _task,
+    "again": _again,
     "failed": _failed,
     "done": _done,
+    "dropped": _dropped,
     "linked": _linked,
     "rho": _rho,
     "stop": _stop,

@@ -1,6 +1,5 @@
 """A run read back from any MLflow: whether it is one of ours, what it takes to run the trial again, and what came out."""
 
-import json
 import re
 import tempfile
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from clcore.errors import BadValue, UserError
 from trackers.artifacts import CONFIG, MATRIX, read_matrix
+from trackers.kept import WAITING, is_light, why_missing
 from trackers.record import FORMAT
-from trackers.schema import check_format
+from trackers.schema import check_format, read_json
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,6 +32,8 @@ class RecordedTrial:
         config: its ``config.json``: what ``sweeps.trials.Pack.recipe`` gives, and which ``data`` these were.
         matrices: ``test`` and (where there were such data) ``validation`` accuracies in [0, 1], shape [T + 1, T]; NaN: not known.
         made_with: versions by package, and ``commit``; empty where the sweep's own run is gone.
+        sweep: name of the sweep that ran it.
+        sweep_id: that sweep's identity.
     """
 
     run_id: str
@@ -39,6 +41,8 @@ class RecordedTrial:
     config: dict[str, Any]
     matrices: dict[str, Tensor]
     made_with: dict[str, str]
+    sweep: str = ""
+    sweep_id: str = ""
 
 
 def is_run_id(text: str) -> bool:
@@ -83,11 +87,11 @@ def our_run(client: "MlflowClient", run_id: str) -> "Run":
     return run
 
 
-def recorded_trial(client: "MlflowClient", run_id: str) -> RecordedTrial:
-    """A finished trial.
+def finished_run(client: "MlflowClient", run_id: str) -> "Run":
+    """The run of a finished trial.
 
     Raises:
-        UserError: there is no such run, it is not a finished trial's, or its files are damaged.
+        UserError: there is no such run, or it is not a finished trial's.
     """
     run = our_run(client, run_id)
     tags = run.data.tags
@@ -95,11 +99,23 @@ def recorded_trial(client: "MlflowClient", run_id: str) -> RecordedTrial:
         raise UserError(f"run {run_id} is a whole sweep ({tags.get('cl.sweep')}): name the run of one of its trials.")
     if run.info.status != "FINISHED":
         raise UserError(f"run {run_id} is not finished ({run.info.status}): there is nothing to compare with.")
+    return run
+
+
+def recorded_trial(client: "MlflowClient", run_id: str) -> RecordedTrial:
+    """A finished trial.
+
+    Raises:
+        UserError: there is no such run, it is not a finished trial's, or its files are damaged.
+    """
+    run = finished_run(client, run_id)
+    tags = run.data.tags
     with tempfile.TemporaryDirectory() as folder:
         matrices = read_matrix(fetch(client, run_id, MATRIX, Path(folder)))
     if "test" not in matrices or not {*matrices} <= {"test", "validation"}:
         raise UserError(f"{MATRIX} of run {run_id} has accuracies of {', '.join(matrices) or 'nothing'}, not of test data.")
-    return RecordedTrial(run_id, tags.get("cl.trial", ""), read_config(client, run_id), matrices, made_with(client, run))
+    config, made, own = read_config(client, run_id), made_with(client, run), (tags.get("cl.sweep", ""), tags.get("cl.sweep_id", ""))
+    return RecordedTrial(run_id, tags.get("cl.trial", ""), config, matrices, made, *own)
 
 
 def read_config(client: "MlflowClient", run_id: str) -> dict[str, Any]:
@@ -113,8 +129,8 @@ def read_config(client: "MlflowClient", run_id: str) -> dict[str, Any]:
         try:
             if path.stat().st_size > MOST_BYTES:
                 raise ValueError("it is too large")
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            found = read_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise UserError(f"{CONFIG} of run {run_id} is damaged: {error}.") from None
     if not isinstance(found, dict):
         raise UserError(f"{CONFIG} of run {run_id} is damaged: it is not a table.")
@@ -146,10 +162,24 @@ def fetch(client: "MlflowClient", run_id: str, name: str, folder: Path) -> Path:
     try:
         files = {item.path for item in client.list_artifacts(run_id)}
         if name not in files:
-            raise UserError(f"run {run_id} has no {name}; it has: {', '.join(sorted(files)) or 'no files'}.")
+            why = _why_missing(client, run_id, name) if CONFIG in files else None
+            told = f": {why}" if why else f"; it has: {', '.join(sorted(files)) or 'no files'}"
+            raise UserError(f"run {run_id} has no {name}{told}.")
         return Path(client.download_artifacts(run_id, name, str(folder)))
     except TRACKING_ERRORS as error:
         raise UserError(f"cannot read {name} of run {run_id}: {first_line(error)}") from None
+
+
+def _why_missing(client: "MlflowClient", run_id: str, name: str) -> str | None:
+    """Why a run has no such file, where its record says; None otherwise."""
+    if is_light(Path(name)):
+        return None
+    if client.get_run(run_id).data.tags.get("cl.artifacts") == WAITING:
+        return "what is kept goes to MLflow when the sweep has ended, and is in its folder until then"
+    try:
+        return why_missing(name, read_config(client, run_id))
+    except UserError:  # damaged: that the file is missing is what was asked
+        return None
 
 
 def sweep_run(client: "MlflowClient", sweep: str) -> "Run":

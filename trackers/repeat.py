@@ -23,6 +23,11 @@ def resume_command(name: str, home: Path) -> str:
     return shlex.join([*PROGRAM, "--resume", name, "--home", str(home)])
 
 
+def publish_command(name: str, home: Path) -> str:
+    """Brings MLflow up to date with a sweep."""
+    return shlex.join(["python", "trackers/publish.py", name, "--home", str(home)])
+
+
 def replay_command(run_id: str, tracking_uri: str) -> str:
     """Runs one trial again as it ran, and compares."""
     return shlex.join([*PROGRAM, "--replay", run_id, "--tracking-uri", tracking_uri])

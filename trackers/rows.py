@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from clcore import metrics
+from trackers.cost import cost
 from trackers.labels import chosen, is_plain, show
 from trackers.record import FORMAT, SweepRecord, TaskRow, TrialRecord
 from trackers.summary import Configuration, Final, configurations
@@ -61,7 +62,7 @@ def sweep_points(record: SweepRecord, time: float, finals: dict[str, Final] | No
     counts["count/asked"] = len(own) + len(record.linked)
     counts["count/skipped"] = len(record.linked)
     best = _best(found[0]) if found else {}
-    return _points({**counts, **best}, time, record.closings)
+    return _points({**counts, **best, **_spent(record)}, time, record.closings)
 
 
 def trial_params(trial: TrialRecord) -> dict[str, str]:
@@ -119,6 +120,8 @@ _CONSTANT_KEYS = (
     "inference/right_task",
     "fit/mse",
     "cost/seconds",
+    "cost/cpu_seconds",
+    "cost/peak_memory",
     "cost/bytes",
     "train/loss",
     "train/epochs",
@@ -149,9 +152,22 @@ def _squared_error(fitted: list[list[list[float]]]) -> float | None:
 def _cost(trial: TrialRecord, row: TaskRow) -> dict[str, float | None]:
     return {
         "cost/seconds": trial.seconds_until(row.seen),
+        "cost/cpu_seconds": trial.cpu_seconds_until(row.seen),
+        "cost/peak_memory": row.memory,
         "cost/bytes": row.bytes,
         "train/loss": row.train_loss,
         "train/epochs": row.epochs,
+    }
+
+
+def _spent(record: SweepRecord) -> dict[str, float | None]:
+    found = cost(record)
+    return {
+        "cost/seconds": found.total,
+        "cost/seconds_failed": found.failed,
+        "cost/seconds_repeated": found.repeated,
+        "cost/cpu_seconds": found.cpu or None,
+        "cost/peak_memory": found.peak or None,
     }
 
 

@@ -12,26 +12,33 @@ sweep   format: 1, name, settings: {}, command: str, versions: {}, git: commit |
 pack    pack, plan: {members, threads, compiled, drop}, trials: [{trial, config, seed, method, hyperparameters: {},
         settings: {}, study: int | null, role: "trial" | "reference"; and where it was forked fork: {run: MLflow's id of
         the run it was forked from, trial, at: first task (from 1) learned with values of its own}}]
-start   pack, attempt: int
-task    pack, seen, checkpoint: path relative to the sweep folder | null, members: [{trial, validation: [T] | null,
-        test: [T], train_loss, epochs, seconds (of this task alone), bytes, capacity: {layer: fraction, and "total" if
+start   pack, attempt: int, lost: seconds that the attempt before worked after its last report, as far as is known
+task    pack, seen, checkpoint: path relative to the sweep folder | URI of a folder elsewhere | null, members: [{trial,
+        validation: [T] | null, test: [T], train_loss, epochs, seconds and cpu_seconds (of this task alone, a member's share
+        of its pack's), memory: most bytes its worker used at a time, bytes, capacity: {layer: fraction, and "total" if
         the method has one}, reuse: [..] | null; and where the method has masks use: {layer: fraction, "total"} of
         this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only, or {stored}:
         what is stored in place of the network's weights, as a share of them; and where the task was inferred inferred:
         [[..]]: share of each task's test examples taken for each task so far; and where values are learned fitted: [[inputs,
         values, outputs]] on each task's test data}]
-failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null
+again   pack, seen, checkpoint, seconds (of all members): a task learned once more after a loss. The rows of its ``task`` event
+        are what counts, and they are the same.
+failed  trial, pack, reason, where: {task, epoch, step} | null, traceback: str | null, seconds of the task it failed in
 done    trial, pack, artifacts: folder relative to the sweep folder, seconds
+dropped trial, parts: [weights | masks | boundaries], bytes, why: these files of a finished trial are taken away, and why
 linked  trial, config, seed, sweep: the name of the sweep that has it, method, hyperparameters
 rho     trial, values: [T] (after 1..T tasks), joint: trial, random: trial
 stop    reason: "interrupted" | "environment" | .., detail
 end     status: "done" | "failed", ledger: {asked, done, skipped, failed}
 ======= ============================================================================================================
 
-Format 1 is the first. Keys that were added to it since (use, compressed, inferred, fitted, fork) may be missing; unknown keys are
-left alone; a change that old code would misread raises the format, and old code then refuses the journal.
+Format 1 is the first. Keys that were added to it since (use, compressed, inferred, fitted, fork, lost, cpu_seconds, memory,
+failed's seconds) may be missing; unknown keys are left alone; a change that old code would misread raises the format, and old
+code then refuses the journal. A checkpoint that is a URI (``--storage``), ``again`` and ``dropped`` were added too: old code
+refuses an event that has the first, or is one of the others.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -42,6 +49,10 @@ Check = Callable[[Any], bool]
 
 LARGEST = 1e18  # of any number; MLflow's database holds 64 bits
 LAST_TIME = 1e11  # unix seconds, the year 5138
+#: Kinds of stores besides a sweep's folder that checkpoints may be kept in.
+STORES = ("file", "s3", "gs")
+#: What may be taken away of a finished trial: its last state, its masks, its states at earlier task boundaries.
+PARTS = ("weights", "masks", "boundaries")
 MOST_TASKS = 4096  # a trial's accuracies are a square of them
 
 
@@ -62,9 +73,26 @@ def check_format(what: str, found: object, known: int) -> None:
         raise UserError(f"{what} has format {found}, and this clsweep reads up to format {known}: a newer one wrote it.")
 
 
+def read_json(data: bytes) -> Any:
+    """What JSON says, where all its words can be written down again.
+
+    Raises:
+        ValueError: it is damaged, too deep, or has half of a character in it (a lone surrogate).
+    """
+    try:
+        found = json.loads(data)
+        if b"\\u" in data:
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found
+
+
 def wrong_field(event: Mapping[str, Any]) -> str | None:
     """The first field of an event that is missing or not what it should be; None where all are right."""
-    return next((name for name, fits in _EVENTS[event["event"]].items() if name not in event or not fits(event[name])), None)
+    kind = event["event"]
+    fields = {**_EVENTS[kind], **{name: fits for name, fits in _LATER.get(kind, {}).items() if name in event}}
+    return next((name for name, fits in fields.items() if name not in event or not fits(event[name])), None)
 
 
 def is_name(value: object) -> bool:
@@ -75,6 +103,15 @@ def is_name(value: object) -> bool:
 def is_place(value: object) -> bool:
     """Whether a value is a path below a folder: relative, no part of it hidden or going up."""
     return isinstance(value, str) and all(map(is_name, value.split("/"))) and not PurePosixPath(value).is_absolute()
+
+
+def is_store(value: object) -> bool:
+    """Whether a value is the URI of a folder in a known kind of store, without credentials and queries."""
+    if not isinstance(value, str) or not value.isprintable() or {*value} & {*" \\?#@"}:
+        return False
+    scheme, found, rest = value.partition("://")
+    authority, *parts = rest.split("/")
+    return found != "" and scheme in STORES and (authority == "") == (scheme == "file") and not {*parts} & {"", ".", ".."}
 
 
 def is_number(value: object) -> bool:
@@ -94,6 +131,10 @@ def is_time(value: object) -> bool:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _is_checkpoint(value: object) -> bool:
+    return is_place(value) or is_store(value)
 
 
 def _is_table(value: object) -> bool:
@@ -150,6 +191,8 @@ _MEMBER = _with(
         "train_loss": _maybe(is_number),
         "epochs": _maybe(is_count),
         "seconds": _maybe(is_number),
+        "cpu_seconds": _maybe(is_number),
+        "memory": _maybe(is_count),
         "bytes": _maybe(is_number),
         "capacity": _maybe(_shares),
         "use": _maybe(_shares),
@@ -170,7 +213,8 @@ _EVENTS: dict[str, dict[str, Check]] = {
     },
     "pack": {"pack": is_name, "plan": _is_table, "trials": _all(_TRIAL)},
     "start": {"pack": is_name, "attempt": is_count},
-    "task": {"pack": is_name, "seen": is_count, "checkpoint": _maybe(is_place), "members": _all(_MEMBER)},
+    "task": {"pack": is_name, "seen": is_count, "checkpoint": _maybe(_is_checkpoint), "members": _all(_MEMBER)},
+    "again": {"pack": is_name, "seen": is_count, "checkpoint": _maybe(_is_checkpoint), "seconds": _maybe(is_number)},
     "failed": {
         "trial": is_name,
         "pack": is_name,
@@ -179,6 +223,7 @@ _EVENTS: dict[str, dict[str, Check]] = {
         "traceback": _maybe(_is_text),
     },
     "done": {"trial": is_name, "pack": is_name, "artifacts": is_place, "seconds": is_number},
+    "dropped": {"trial": is_name, "parts": _all(_one_of(*PARTS)), "bytes": is_count, "why": _is_text},
     "linked": {"trial": is_name, **_CHOICES, "sweep": _is_text},
     "rho": {"trial": is_name, "values": _row, "joint": _is_text, "random": _is_text},
     "stop": {"reason": _is_text, "detail": _maybe(_is_text)},
@@ -186,4 +231,9 @@ _EVENTS: dict[str, dict[str, Check]] = {
         "status": _one_of("done", "failed"),
         "ledger": _with(dict.fromkeys(("asked", "done", "skipped", "failed"), is_count)),
     },
+}
+#: Fields that were added later: checked where they are there.
+_LATER: dict[str, dict[str, Check]] = {
+    "start": {"lost": _maybe(is_number)},
+    "failed": {"seconds": _maybe(is_number)},
 }

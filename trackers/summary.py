@@ -1,6 +1,7 @@
 """What a sweep has found so far: its finished trials gathered by configuration, the best on validation data first."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -80,6 +81,11 @@ def configurations(record: SweepRecord, finals: dict[str, Final] | None = None) 
             if trial.trial not in finals:
                 finals[trial.trial] = final(trial)
     found = [Configuration(g[0].config, g[0].method, chosen(g[0]), [finals[t.trial] for t in g]) for g in groups.values()]
+    return ranked(found)
+
+
+def ranked(found: Sequence[Configuration]) -> list[Configuration]:
+    """The best on validation data first; among equals the order stays."""
     return sorted(found, key=lambda c: c.rank_key)
 
 
@@ -89,11 +95,15 @@ def leaderboard(record: SweepRecord) -> list[dict[str, Any]]:
     The columns: rank, config, method, what varies in the sweep, seeds (how many), the mean and standard deviation over
     seeds of the final average accuracies, forgetting, bytes, seconds (means), and the trial ids. ``None`` is not known.
     """
-    keys = varying_in(record)
-    return [_row(rank, c, keys) for rank, c in enumerate(configurations(record), start=1)]
+    return board(configurations(record), varying_in(record))
 
 
-def _row(rank: int, configuration: Configuration, keys: list[str]) -> dict[str, Any]:
+def board(found: Sequence[Configuration], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of :func:`leaderboard` for configurations in their order; ``keys`` are what varies between them."""
+    return [_row(rank, c, keys) for rank, c in enumerate(found, start=1)]
+
+
+def _row(rank: int, configuration: Configuration, keys: Sequence[str]) -> dict[str, Any]:
     numbers = {
         "acc_avg_validation": configuration.mean("validation"),
         "acc_avg_validation_std": configuration.spread("validation"),

@@ -56,7 +56,7 @@ def list_(home: Home = Path("runs")) -> None:
 def show(sweep: Sweep, home: Home = Path("runs")) -> None:
     """Shows a sweep: what was asked, how far it is, the best, what failed, and what to type next."""
     from trackers.describe import describe
-    from trackers.repeat import resume_command
+    from trackers.repeat import publish_command, resume_command
 
     folder, console = find_sweep(sweep, home), console_here()
     record, place = _load(folder), shlex.quote(str(folder.parent))
@@ -68,7 +68,7 @@ def show(sweep: Sweep, home: Home = Path("runs")) -> None:
     say(console, f"\nsettings       {', '.join(f'{key} = {value}' for key, value in said.items())}")
     say(console, f"status         {_status(record, folder)}; {_size(folder)} in {folder}")
     say(console, f"go on          {resume_command(folder.name, folder.parent)}")
-    say(console, f"publish        python trackers/publish.py {name} --home {place}")
+    say(console, f"publish        {publish_command(folder.name, folder.parent)}")
     say(console, f"move           python trackers/archive.py pack {name} --home {place}")
 
 

@@ -36,6 +36,7 @@ METHODS = Registry(
         "pathnet": "clcore.methods.pathnet:METHOD",
         "den": "clcore.methods.den:METHOD",
         "vcl": "clcore.methods.vcl:METHOD",
+        "frcl": "clcore.methods.frcl:METHOD",
         "lwf": "clcore.methods.distillation.lwf:METHOD",
         "lfl": "clcore.methods.distillation.lfl:METHOD",
         "replay": "clcore.methods.rehearsal.replay:METHOD",

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clcore.masks import Mask
+from clcore.methods import keeping
 from clcore.methods.losses import cross_entropy
 from clcore.methods.terms import DERIVED, STATE, At, Batch, Layout, Scenario, Stage, Tensors
 from clcore.methods.uncertainty import entropy
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from clcore.streams.learner import Watch
 
 __all__ = [
-    "DERIVED", "FLOAT_BYTES", "SEED_BYTES", "STATE", "At", "Batch", "Layout", "Method", "Scenario", "Stage", "Tensors", "symmetric",
+    "DERIVED", "SEED_BYTES", "STATE", "At", "Batch", "Layout", "Method", "Scenario", "Stage", "Tensors", "symmetric",
 ]  # fmt: skip
 
 
@@ -307,9 +308,37 @@ class Method:
         """For the record: what is stored in place of the network's weights, as a share of them; empty where these are stored."""
         return {}
 
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Of one member, what a deployment must keep for all tasks in memory, as a file holds it: float32, bytes, packed bits."""
+        return keeping.as_written({n: t for n, t in memory.items() if not n.startswith((*self.training_only, *self.from_seed))})
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """A memory of one member that answers as the one did of which this was kept.
+
+        Args:
+            kept: by :meth:`kept`.
+            hp: of the member.
+            first: the memory before the first task, drawn again from the trial's seed.
+        """
+        return {**{name: tensor for name, tensor in first.items() if name.startswith(self.from_seed)}, **kept}
+
+    @property
+    def from_seed(self) -> tuple[str, ...]:
+        """Prefixes of memory that stay what :meth:`start` drew, so that a deployment keeps the seed in their place."""
+        return ()
+
+    @property
+    def seeded(self) -> bool:
+        """Whether a deployment needs the seed."""
+        return bool(self.from_seed)
+
     def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Bytes a deployment of one member must keep for all tasks in memory: the payload, without file headers."""
-        return sum(t.numel() * FLOAT_BYTES for name, t in memory.items() if not name.startswith(self.training_only))
+        """Bytes a deployment of one member must keep for all tasks in memory: those of :meth:`kept`, and the seed it may need."""
+        return keeping.size_of(self.kept(memory, hp)) + SEED_BYTES * self.seeded
+
+    def learning_bytes(self, memory: Tensors) -> int:
+        """Bytes of one member's memory between two tasks: what learning further ones takes; floats are counted at float32."""
+        return keeping.size_of(keeping.as_written(memory))
 
     # -- shared by the methods -----------------------------------------------------------------------------------------
 
@@ -334,8 +363,6 @@ class Method:
         return {f"{HEAD}.{part}": memory[f"{HEAD}.{part}"] for part in self.head_parts}
 
 
-#: All floats are counted at float32, whatever a test computes in.
-FLOAT_BYTES = 4
 #: What is kept of numbers that are drawn and never trained: the seed.
 SEED_BYTES = 8
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clcore.hyper import knob
-from clcore.methods.base import SEED_BYTES, At, Batch, Tensors
+from clcore.methods.base import At, Batch, Tensors
 from clcore.methods.one_head import OneHead, multi_head_knob, per_column, per_row
 from clcore.methods.uncertainty import entropy
 from clcore.networks.base import HEAD
@@ -109,11 +109,10 @@ class BatchE(OneHead):
         doubt = entropy if self.hyper.objective == "entropy" else lambda logits: -logits.softmax(-1).amax(-1)
         return surest(torch.stack([doubt(logits) for logits in outputs]), self.hyper.images, self.hyper.infer_batch)
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Shared weights, or the seed they are drawn from, and what each task has for itself."""
-        if self.hyper.weights == "first-task":
-            return super().stored_bytes(memory, hp)
-        return SEED_BYTES + super().stored_bytes({n: t for n, t in memory.items() if n not in self.shared}, hp)
+    @property
+    def from_seed(self) -> tuple[str, ...]:
+        """Shared weights, unless they are learned."""
+        return () if self.hyper.weights == "first-task" else self.shared
 
 
 def surest(doubt: Tensor, images: int, together: int) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from clcore import bits
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import DERIVED, FLOAT_BYTES, STATE, At, Batch, Method, Stage, Tensors
+from clcore.methods import keeping
+from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Stage, Tensors
 
 #: Number of the task that a weight belongs to, from 1; 0: free. Bits of equal value of all weights together, a row each.
 OWNER = "owner"
@@ -121,10 +122,14 @@ class PackNet(Method):
         """Weight -> which of its entries a task uses: its own and those of the tasks before."""
         return {n: Mask("weight", ((owner > 0) & (owner <= task + 1)).cpu()) for n, owner in self.owners(memory).items()}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """The network's weights, heads and statistics, and for each weight the bits of its owner's number."""
-        floats = sum(tensor.numel() for name, tensor in memory.items() if name != OWNER)
-        return floats * FLOAT_BYTES + memory[OWNER].numel()
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Weights that a task owns, and for each weight the bits of its owner's number; all else as it is."""
+        owned = {name: owner > 0 for name, owner in self.owners(memory).items()}
+        return {**super().kept(memory, hp), **keeping.as_written(keeping.picked(memory, owned))}
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Free weights are 0."""
+        return {**kept, **keeping.placed(kept, {name: owner > 0 for name, owner in self.owners(kept).items()})}
 
     def owners(self, memory: Tensors) -> Tensors:
         """*Packed.* Weight -> number of the task each entry belongs to, 0 where it is free; int16, with the weight's shape."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from clcore.errors import BadValue
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import FLOAT_BYTES, STATE, At, Batch, Layout, Method, Tensors, symmetric
+from clcore.methods import keeping
+from clcore.methods.base import STATE, At, Batch, Layout, Method, Tensors, symmetric
 from clcore.networks.base import INPUT_UNITS, Network, Wire
 
 #: Two individuals: the modules of each layer that a path goes through, shape [2, layers, active].
@@ -169,15 +170,22 @@ class PathNet(Method):
         gains = self.gains(memory[f"{PATHS}{task}"], memory[self.body[0]])
         return {units: Mask("unit", (gains[f"{units}.gain"] > 0).cpu()) for units in self.layers}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
         """Modules in any path, paths of a byte a gene, heads and normalisations."""
-        floats = sum(t.numel() for name, t in memory.items() if name.startswith(("heads.", "norms.")))
-        for wire in self.network.body_wires():
-            for name in (wire.weight, wire.bias):
-                if name is not None:
-                    rows = int(self.owned(memory[FIXED], str(wire.outputs), memory[name]).sum())
-                    floats += rows * prod(memory[name].shape[1:])
-        return FLOAT_BYTES * floats + sum(t.numel() for name, t in memory.items() if name.startswith(PATHS))
+        paths = {n: keeping.as_integers(t, self.hyper.modules - 1) for n, t in memory.items() if n.startswith(PATHS)}
+        own = {n: t for n, t in memory.items() if n.startswith(("heads.", "norms."))}
+        return {**keeping.as_written({**own, **keeping.picked(memory, self._rows(memory, memory[FIXED]))}), **paths}
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Modules that are in no path are 0."""
+        paths = torch.stack([tensor for name, tensor in kept.items() if name.startswith(PATHS)])
+        fixed = (paths[..., None] == torch.arange(self.hyper.modules)).any(-2).any(0)
+        return {**kept, **keeping.placed(kept, self._rows(first, fixed))}
+
+    def _rows(self, like: Tensors, fixed: Tensor) -> Tensors:
+        """Name -> which entries of weights and biases belong to fixed modules, bool."""
+        ends = {name: str(w.outputs) for w in self.network.body_wires() for name in (w.weight, w.bias) if name is not None}
+        return {name: self.owned(fixed, units, like[name]).expand(like[name].shape) for name, units in ends.items()}
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from clcore.errors import BadValue
 from clcore.masks import Mask
-from clcore.methods.base import DERIVED, FLOAT_BYTES, At, Layout, Method, Tensors, symmetric
+from clcore.methods import keeping
+from clcore.methods.base import DERIVED, At, Layout, Method, Tensors, symmetric
 from clcore.methods.finetune import NoHyper
 from clcore.networks.base import HEAD, INPUT_UNITS, Network, Wire
 
@@ -110,21 +111,36 @@ class PNN(Method):
         """Weight -> which of its entries a task uses: those of its column and of the ones before."""
         return {wire.weight: Mask("weight", self._used(memory, wire, task)) for wire in self.network.body_wires()}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
         """Weights of the columns so far, and of each task's normalisations and head what belongs to them."""
-        seen = sum(name.startswith("heads.") and name.endswith(".weight") for name in memory)
-        if seen == 0:
-            return 0
-        wires = list(self.network.body_wires())
-        body = sum(int(self._used(memory, wire, seen - 1).sum()) for wire in wires)
-        biases = sum(self.widths[str(wire.outputs)][seen - 1] for wire in wires if wire.bias is not None)
-        normed = [self.network.norms[n.rpartition(".")[0]] for n in (*self.network.statistics, *self.own_affine)]
-        norms = sum(self.widths[units][task] for units in normed for task in range(seen))
-        last = self.widths[self.network.wires[-1].inputs]
-        heads = sum((last[task] + len(self.head_parts) - 1) * self.layout.outputs[task] for task in range(seen))
-        return FLOAT_BYTES * (body + biases + norms + heads)
+        tasks = keeping.tasks_with_heads(memory)
+        kept: Tensors = keeping.picked(memory, self._there(memory, tasks - 1)) if tasks else {}
+        for task in range(tasks):
+            kept |= keeping.cut(self.network, keeping.of_task(memory, task), self._units(task))
+        return keeping.as_written(kept)
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Later columns are 0."""
+        tasks = keeping.tasks_with_heads(kept)
+        memory = keeping.placed(kept, self._there(first, tasks - 1))
+        for task in range(tasks):
+            memory |= keeping.spread(self.network, keeping.of_task(kept, task), self._units(task), self.network.units)
+        return memory
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _units(self, task: int) -> Tensors:
+        """Hidden units in columns up to a task's, bool."""
+        return {units: self.columns[units] <= task for units in self.network.hidden_units}
+
+    def _there(self, like: Tensors, task: int) -> Tensors:
+        """Name -> which weights and biases are in columns up to a task's, bool."""
+        found = {}
+        for wire in self.network.body_wires():
+            found[wire.weight] = self._used(like, wire, task)
+            if wire.bias is not None:
+                found[wire.bias] = self.columns[str(wire.outputs)] <= task
+        return {name: on.to(like[name].device) for name, on in found.items()}
 
     def _used(self, memory: Tensors, wire: Wire, task: int) -> Tensor:
         used = torch.stack([self.joined(wire, t) for t in range(task + 1)]).any(0)

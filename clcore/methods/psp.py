@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clcore.methods.base import DERIVED, SEED_BYTES, At, Tensors
+from clcore.methods.base import DERIVED, At, Tensors
 from clcore.methods.one_head import OneHead, multi_head_knob
 from clcore.randomness import numpy_stream
 
@@ -64,9 +64,10 @@ class PSP(OneHead):
         """C of a weight at a task, shape [in, in], with the type and device of ``like``; the same for all members."""
         return torch.from_numpy(rotation(self.seed, task, name, self.seen_by_task[name][1])).to(like)
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Weights, heads, and the seed of all contexts."""
-        return super().stored_bytes(memory, hp) + SEED_BYTES
+    @property
+    def seeded(self) -> bool:
+        """All contexts are drawn from the seed."""
+        return True
 
 
 @lru_cache(maxsize=AT_HAND)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clcore.methods import keeping
 from clcore.methods.base import At, Batch, Method, Stage, Tensors
 from clcore.methods.finetune import NoHyper
 from clcore.networks.base import HEAD
@@ -44,9 +45,14 @@ class RandomGuess(Method):
         """Nothing is trained."""
         return []
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
         """The class shares alone."""
-        return sum(4 * t.numel() for n, t in memory.items() if n.endswith(".bias") and n.startswith("head"))
+        return keeping.as_written({n: t for n, t in memory.items() if n.endswith(".bias") and n.startswith(HEAD)})
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Heads without weights, and any body."""
+        heads = {name.replace("bias", "weight"): bias.new_zeros(len(bias), self.network.features) for name, bias in kept.items()}
+        return {**first, **heads, **kept}
 
 
 METHOD = RandomGuess

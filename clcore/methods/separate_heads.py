@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from clcore.hyper import knob
-from clcore.methods.base import SEED_BYTES, At, Method, Tensors
+from clcore.methods.base import At, Method, Tensors
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,10 @@ class SeparateHeads(Method):
         learned = at.task == 0 and self.hyper.features == "first-task"
         return params if learned else {name: tensor for name, tensor in params.items() if name not in self.body}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """The body, or the seed it is drawn from, and what each task has for itself."""
-        if self.hyper.features == "first-task":
-            return super().stored_bytes(memory, hp)
-        return SEED_BYTES + super().stored_bytes({n: t for n, t in memory.items() if n not in self.body}, hp)
+    @property
+    def from_seed(self) -> tuple[str, ...]:
+        """The body, unless it is learned."""
+        return () if self.hyper.features == "first-task" else self.body
 
 
 METHOD = SeparateHeads

@@ -14,17 +14,20 @@ spare features are off, so it computes what it would compute alone.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
 from clcore.hyper import knob
-from clcore.masks import Mask
-from clcore.methods.base import DERIVED, FLOAT_BYTES, STATE, At, Batch, Method, Tensors, symmetric
+from clcore.masks import Mask, pack_ternary, unpack_ternary
+from clcore.methods import keeping
+from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Tensors, symmetric
 from clcore.networks.base import HEAD, INPUT_UNITS, Wire
 
 FRACTION = "fraction"
+#: Ternary codes of all hidden features at a task, where a deployment keeps them.
+MASKS = "masks."
 NEW = DERIVED + "new."
 AVAILABLE = DERIVED + "available."
 OLD = DERIVED + "old."
@@ -219,19 +222,48 @@ class TFM(Method):
             result[units] = Mask("ternary", (now.to(torch.uint8) + (now & ~before).to(torch.uint8)).cpu())
         return result
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Weights up to the last width, per task 2 bits a feature and the normalisations of available features, and heads."""
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Weights up to the last width, and per task 2 bits a feature (TFM, section 3.2), normalisations, and a head."""
         tasks = sum(name.startswith(f"{FRACTION}.") for name in memory)
-        if tasks == 0:
-            return 0
-        widths = [self._widths(memory, task) for task in range(tasks)]
-        masks = tasks * ceil(sum(self.network.hidden_units.values()) * 2 / 8)
-        fn = sum(2 * sum(w[u] for u in self.feature_normalised) for w in widths[1:]) if hp["fn"] > 0 else 0
-        norms = sum(w[self._normed_units(name)] for w in widths for name in (*self.network.statistics, *self.own_affine))
-        last = self.network.wires[-1].inputs
-        bias = len(self.head_parts) - 1
-        heads = sum((w[last] + bias) * n for w, n in zip(widths, self.layout.outputs, strict=False))
-        return masks + FLOAT_BYTES * (self._body_floats(memory, widths[-1]) + fn + norms + heads)
+        kept: Tensors = {}
+        for task in range(tasks):
+            codes = torch.cat([mask.values for mask in self.masks(memory, task).values()])
+            kept[f"{MASKS}{task}"] = torch.frombuffer(bytearray(pack_ternary(codes)), dtype=torch.uint8)
+            own = keeping.of_task(memory, task)
+            if not hp["fn"] > 0:
+                own = {name: tensor for name, tensor in own.items() if not name.startswith(f"{keeping.FEATURE_NORMS}.")}
+            kept |= keeping.cut(self.network, own, self._features(memory, task))
+        if tasks:
+            body = {name: memory[name] for name in self.body}
+            kept |= keeping.cut(self.network, body, self._features(memory, tasks - 1))
+        return keeping.as_written(kept)
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Widths are read off the masks, and the fraction of the network that gives them is found again."""
+        widths, memory = self.network.units, {}
+        used: dict[str, Tensor] = {}
+        for task in range(keeping.tasks_with_heads(kept)):
+            codes = unpack_ternary(kept[f"{MASKS}{task}"].numpy().tobytes(), [sum(self.network.hidden_units.values())])
+            parts = torch.split(codes, list(self.network.hidden_units.values()))
+            used = {units: part > 0 for units, part in zip(self.network.hidden_units, parts, strict=True)}
+            memory[f"{FRACTION}.{task}"] = torch.tensor(self._found({units: int(on.sum()) for units, on in used.items()}))
+            memory |= keeping.spread(self.network, keeping.of_task(kept, task), used, widths)
+            if task and not any(name.startswith(f"{keeping.FEATURE_NORMS}.{task}.") for name in kept):  # they are switched off
+                for units in self.feature_normalised:
+                    memory |= {f"fn.{task}.{units}.{part}": torch.zeros(widths[units]) for part in ("gamma", "beta")}
+        return {**memory, **keeping.spread(self.network, {name: kept[name] for name in self.body}, used, widths)}
+
+    def _features(self, memory: Tensors, task: int) -> Tensors:
+        """Units -> which features exist at a task, bool, at the full width."""
+        return {units: self._available(memory, {}, task, units, full) for units, full in self.network.hidden_units.items()}
+
+    def _found(self, widths: dict[str, int]) -> float:
+        """A fraction of the network at which layers are so wide: the middle of all that are."""
+        full = self.network.hidden_units
+        above = max((w - 1 + ROUNDING) / full[u] if w > 1 else 0.0 for u, w in widths.items())
+        below = min((w + ROUNDING) / full[u] if w < full[u] else 1.0 for u, w in widths.items())
+        share = (above + below) / 2
+        return share**2 if self.hyper.growth_unit == "weights" else share
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -315,20 +347,6 @@ class TFM(Method):
         ]
         where = torch.nn.functional.pad(new.expand(values.shape), padding)
         return where, torch.nn.functional.pad(values, padding), full
-
-    def _widths(self, memory: Tensors, task: int) -> dict[str, int]:
-        fraction = memory[f"{FRACTION}.{task}"]
-        hidden = {u: int(self._width(fraction, full)) for u, full in self.network.hidden_units.items()}
-        return {INPUT_UNITS: self.network.units[INPUT_UNITS], **hidden}
-
-    def _body_floats(self, memory: Tensors, widths: dict[str, int]) -> int:
-        total = 0
-        for wire in self.network.body_wires():
-            assert wire.outputs is not None
-            rows = widths[wire.outputs]
-            total += rows * widths[wire.inputs] * wire.repeat * prod(memory[wire.weight].shape[2:])
-            total += rows if wire.bias is not None else 0
-        return total
 
 
 METHOD = TFM

@@ -197,6 +197,14 @@ class Network(nn.Module):
         """Name -> width of all units but the input's."""
         return {name: width for name, width in self.units.items() if name != INPUT_UNITS}
 
+    def placed(self, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors that the network needs besides its weights where units are cut out of it.
+
+        Args:
+            alive: units name -> which are left, bool; units that are not named are all left.
+        """
+        return {}
+
     def body_wires(self) -> Iterator[Wire]:
         """All wires but the head's."""
         return iter(self.wires[:-1])

@@ -4,7 +4,7 @@ All convolutions that write to one residual stream share the stream's units: a s
 one's. Inside a block the first convolution has units of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,6 +42,8 @@ class Block(nn.Module):
     A normalisation follows each convolution. Dropout is between the two (Zagoruyko & Komodakis 2016).
     """
 
+    places: Tensor | None
+
     def __init__(self, inputs: int, outputs: int, stride: int, style: Style, options: NetworkOptions) -> None:
         super().__init__()
         self.inputs, self.outputs, self.stride, self.dropout = inputs, outputs, stride, options.dropout
@@ -51,11 +53,17 @@ class Block(nn.Module):
         self.projects = style.projected and not self.keeps_shape
         if self.projects:
             self.shortcut, self.shortcut_norm = convolution(inputs, outputs, stride, style, options, kernel=1)
+        self.register_buffer("places", None)  # where channels are cut out: see :meth:`Residual.placed`
 
     @property
     def keeps_shape(self) -> bool:
         """Whether what comes in can be added as it is."""
         return self.stride == 1 and self.inputs == self.outputs
+
+    @property
+    def before(self) -> int:
+        """Zero channels in front of what a shortcut without weights carries."""
+        return (self.outputs - self.inputs) // 2
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The next state of the stream, before its units, shape [batch, channels in use, height, width]."""
@@ -69,7 +77,9 @@ class Block(nn.Module):
         if self.projects:
             projected: Tensor = self.shortcut_norm(self.shortcut(hidden))
             return projected
-        return hidden if self.keeps_shape else padded(hidden, self.stride, (self.outputs - self.inputs) // 2, width)
+        if self.places is not None:
+            return F.pad(hidden[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, 1)).index_select(1, self.places)
+        return hidden if self.keeps_shape else padded(hidden, self.stride, self.before, width)
 
 
 def padded(hidden: Tensor, stride: int, before: int, width: int) -> Tensor:
@@ -144,6 +154,23 @@ class Residual(Network):
             yield f"{name}.conv1", f"{name}.norm1", stream, f"{name}.units"
             yield f"{name}.conv2", f"{name}.norm2", f"{name}.units", after
             stream = after
+
+    def placed(self, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of each shortcut that puts zero channels on both sides: which channel each of the next stream is.
+
+        The one after the last is a channel of zeros.
+        """
+        found = {}
+        for index, (block, stage) in enumerate(zip(self.blocks, self.entered, strict=True)):
+            assert isinstance(block, Block)
+            if not (block.projects or block.keeps_shape):
+                sources, targets = (alive[f"streams.{s}"] for s in (stage - 1, stage))
+                number = torch.where(sources, sources.cumsum(0) - 1, sources.sum())
+                whole = torch.full((len(targets),), int(sources.sum()))
+                end = max(block.before, min(block.before + len(number), len(whole)))
+                whole[block.before : end] = number[: end - block.before]
+                found[f"blocks.{index}.places"] = whole[targets].to(torch.int32)
+        return found
 
     def _width(self, units: str) -> int:
         module = self.get_submodule(units)

@@ -13,6 +13,7 @@ from sweep_kit import (
     alive,
     descendants,
     events,
+    in_the_middle,
     only_folder,
     outcome,
     record_of,
@@ -94,7 +95,7 @@ def mlflow_runs(home):
 def test_the_driver_of_a_ray_sweep_is_killed(folder, launch, undisturbed):
     home = folder / "ray"
     process = launch(*RAY, "--home", home)
-    wait_for(lambda: reports(home) >= 4, process=process)
+    wait_for(lambda: in_the_middle(home), process=process)
     launch.see(process)
     below = descendants(process.pid)
     assert any(name.startswith("ray::") for name in below.values())
@@ -127,14 +128,15 @@ def test_the_driver_of_an_inline_sweep_is_killed(moment, folder, launch, undistu
     check(home, undisturbed, outcome(launch(*INLINE, "--home", home)))
 
 
-def test_a_worker_of_a_ray_sweep_is_killed(folder, launch, undisturbed):
+def test_the_workers_of_a_ray_sweep_are_killed(folder, launch, undisturbed):
     home = folder / "worker"
     process = launch(*RAY, "--home", home)
-    wait_for(lambda: reports(home) >= 3, process=process)
+    wait_for(lambda: in_the_middle(home), process=process)
     launch.see(process)
     workers = [pid for pid, name in descendants(process.pid).items() if name.startswith("ray::") and "ImplicitFunc" in name]
     assert workers, descendants(process.pid)
-    os.kill(workers[0], signal.SIGKILL)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
     said = outcome(process, timeout=280)
     check(home, undisturbed, said)
-    assert any(e["attempt"] == 2 for e in events(only_folder(home), "start")), "the worker was not missed"
+    assert any(e["attempt"] == 2 for e in events(only_folder(home), "start")), "no worker was missed"

@@ -4,6 +4,7 @@ import math
 import random
 
 from sweeps.driver import PACKS, Plan, Sweep
+from sweeps.keeping import Retention
 from sweeps.search import Grid
 from sweeps.settings import validated
 from sweeps.spaces import Space
@@ -25,14 +26,15 @@ class Rig:
     def __init__(self, home):
         self.home = home
 
-    def sweep(self, name="mine", search=None, seeds=(0,), references=False, size=4, batch=99, budget=None, workers=1):
+    def sweep(self, name="mine", search=None, seeds=(0,), references=False, size=4, batch=99, budget=None, workers=1, keep=None):
         """Opens a sweep, as each call of the command does, and lets it plan."""
         settings = validated({"method": "hat", "network": "mlp:4", "tasks": TASKS, "seeds": seeds})
         base = base_configuration(settings)
         others = tuple(base_configuration(settings, method) for method in ("joint", "random")) if references else ()
         search = search or Grid(SIX)
         trials = (search.trials if hasattr(search, "trials") else 6) * len(seeds)
-        plan = Plan(base, tuple(seeds), others, references, size, batch, trials, workers, Pack((), 1, "cpu", None))
+        like = Pack((), 1, "cpu", None)
+        plan = Plan(base, tuple(seeds), others, references, size, batch, trials, workers, like, keep or Retention())
         journal = Journal(self.home / name / "journal.jsonl")
         facts = {"settings": {}, "command": "", "versions": {}, "git": None, "method": "hat", "benchmark": "split-digits"}
         more = {"network": "mlp:4", "scenario": "task-il", "tasks": TASKS, "data_digest": "d"}
@@ -49,6 +51,7 @@ def report(sweep, pack, seen, failing=(), values=accuracy):
         own = folder / "members" / trial.identity
         own.mkdir(parents=True, exist_ok=True)
         (own / "checkpoint.safetensors").write_text(trial.identity)
+        (own / "masks.parquet").write_text("masks")
     sound = [t for t in pack.trials if t.identity not in failing]
     members = [
         {
@@ -61,7 +64,7 @@ def report(sweep, pack, seen, failing=(), values=accuracy):
     ]  # fmt: skip
     gone = [t for t in pack.trials if t.identity in failing] if seen == 1 else []
     where = {"task": 0, "epoch": 1, "step": 7}
-    failed = [{"trial": t.identity, "where": where} for t in gone]
+    failed = [{"trial": t.identity, "where": where, "seconds": 0.5} for t in gone]
     sweep.reported(pack.identity, {"seen": seen, "members": members, "failed": failed}, folder)
 
 

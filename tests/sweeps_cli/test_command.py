@@ -85,7 +85,7 @@ def test_what_a_sweep_leaves(grid):
             {"masks.parquet"} if trial.method == "hat" else set()
         )
     report = {p.name for p in (sweep / "report").iterdir()}
-    pictures = {"accuracy", "parallel", "importance", "over_trials", "cost"}
+    pictures = {"accuracy", "leaderboard", "parallel", "importance", "over_trials", "cost"}
     pictures |= {f"best_{name}" for name in ("matrix", "progress", "capacity", "overlap")}
     tables = {"index.html", "leaderboard.csv", "leaderboard.md", "leaderboard.parquet"}
     assert report == {f"{name}.png" for name in pictures} | tables
@@ -495,7 +495,7 @@ def test_dry_run_writes_the_pilot_alone(cli, tmp_path, cells):
     assert "4 configurations x 3 seeds = 12" in said.out
     assert "nothing was trained" in said.out
     assert re.search(r"time .*\d", said.out)
-    assert re.search(r"disk .*[\d.]+ MB", said.out)
+    assert re.search(r"disk .*[\d.]+ kB", said.out)
     assert set(listing(tmp_path / "new")) == {"pilots.json"}
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 from statistics import fmean
 
 import pytest
@@ -11,10 +12,10 @@ from fake_packs import SIX, TASKS, Rig, accuracy, die, play, report
 from optuna.trial import TrialState
 from sweep_kit import events, matrices, rows_are_unique, stored
 
-from sweeps.driver import score
+from sweeps.driver import HEARTBEATS, score
 from sweeps.search import Grid, Study
 from sweeps.spaces import Range, Space
-from trackers.journal import Journal
+from trackers.journal import Journal, read
 from trackers.record import load
 
 
@@ -64,6 +65,7 @@ def test_a_finished_trials_files(rig):
     assert (folder / "checkpoint.safetensors").read_text() == first.identity
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("data") == {"seed": 0, "digest": "d"}
+    assert config.pop("kept") == {"weights": True, "masks": True, "boundaries": [], "dropped": {}}
     assert config.pop("pack")["members"][0] == {"trial": first.identity, "values": {}}
     assert config == json.loads(json.dumps(first.entry()))
     found = matrices(sweep.folder)[first.identity]
@@ -451,3 +453,28 @@ def test_the_score_reads_validation_after_the_last_task(rig):
     for trial in sweep.record.trials.values():
         assert score(trial) == pytest.approx(expected_score(trial.trial), abs=1e-12)
     assert len(SIX.cells()) == len(sweep.record.trials)
+
+
+def test_a_task_that_is_reported_again_is_no_second_row(rig):
+    """A worker is lost after its report, before its checkpoint was safe; its successor learns the task once more."""
+    sweep = rig.sweep()
+    pack, _ = sweep.next_pack()
+    sweep.started(pack.identity)
+    report(sweep, pack, 0)
+    report(sweep, pack, 1)
+    sign = sweep.folder / HEARTBEATS / f"{pack.identity}.json"
+    sign.parent.mkdir()
+    sign.touch()
+    heard = sweep.record.packs[pack.identity].heard
+    os.utime(sign, (heard + 7, heard + 7))  # its last sign of life
+    sweep.started(pack.identity)
+    for seen in (1, 2, 3):
+        report(sweep, pack, seen)
+    sweep.ended(pack.identity)
+    events = read(sweep.journal.path)[0]
+    assert [(e["event"], e["seen"]) for e in events if "seen" in e] == [
+        ("task", 0), ("task", 1), ("again", 1), ("task", 2), ("task", 3),
+    ]  # fmt: skip
+    assert [e["lost"] for e in events if e["event"] == "start"] == [0, pytest.approx(7, abs=1e-3)]
+    assert sweep.record.repeated == pytest.approx(7 + len(pack.trials), abs=1e-3)
+    assert all(sweep.record.trials[t.identity].status == "done" for t in pack.trials)

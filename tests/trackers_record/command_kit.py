@@ -89,7 +89,7 @@ def byte_edits(data: bytes, count: int, seed: int):
     for _ in range(count):
         changed = bytearray(data)
         for _ in range(draw.choice((1, 1, 1, 2, 4))):
-            at, kind = draw.randrange(len(changed)), draw.randrange(6)
+            at, kind = draw.randrange(max(len(changed), 1)), draw.randrange(6) if changed else 2
             if kind == 0:
                 changed[at] = draw.randrange(256)
             elif kind == 1:
@@ -129,7 +129,7 @@ ODD = (
 )
 
 
-def value_edits(events: list[dict], count: int, seed: int):
+def value_edits(events: list[dict], count: int, seed: int, odd=ODD):
     """The events with one value, anywhere in them, replaced by an odd one, a key taken out or an event moved."""
     draw = random.Random(seed)
     for _ in range(count):
@@ -141,7 +141,7 @@ def value_edits(events: list[dict], count: int, seed: int):
             if draw.random() < 0.2:
                 del holder[key]
             else:
-                holder[key] = draw.choice(ODD)
+                holder[key] = draw.choice(odd)
         yield "".join(json.dumps(event) + "\n" for event in changed).encode()
 
 

@@ -1,5 +1,6 @@
 import errno
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -145,3 +146,70 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
         artifacts.write_matrix(path, {"test": torch.rand(3, 2)})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def rewritten(path, **changes):
+    """The file with some columns of its first row, or notes, replaced."""
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    notes = {**table.schema.metadata, **{k.encode(): v for k, v in changes.items() if isinstance(v, bytes) and k != "bits"}}
+    rows[0] |= {k: v for k, v in changes.items() if k in rows[0]}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema).replace_schema_metadata(notes), path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "units"}, "there is no 'units' mask"),
+        ({"task": -1}, "damaged at task -1"),
+        ({"shape": []}, "mask of shape"),
+        ({"shape": [-101]}, "mask of shape"),
+        ({"shape": [None]}, "mask of shape"),
+        ({"shape": [1 << 30, 1 << 30]}, "13 bytes where"),
+        ({"bits": None}, "bits is missing in a row"),
+        ({"task": 2}, "two masks of one task and layer"),
+    ],
+)
+def test_masks_that_make_no_sense(tmp_path, changes, message):
+    path = tmp_path / "x.parquet"
+    artifacts.write_masks(path, some_masks())
+    rewritten(path, **changes)
+    with pytest.raises(UserError, match=message):
+        artifacts.read_masks(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seen": -1}, "no place for task 1 after -1"),
+        ({"seen": 4}, "no place"),
+        ({"task": 0}, "no place"),
+        ({"task": 3}, "no place"),
+        ({"accuracy": None}, "accuracy is missing"),
+        ({"tasks": b"x"}, "no number of tasks"),
+        ({"tasks": b"99999"}, "no number of tasks"),
+        ({"cl.matrix.schema": b"2"}, "schema 1"),
+    ],
+)
+def test_matrices_that_make_no_sense(tmp_path, changes, message):
+    path = tmp_path / "x.parquet"
+    artifacts.write_matrix(path, {"test": torch.rand(3, 2)})
+    rewritten(path, **changes)
+    with pytest.raises(UserError, match=message):
+        artifacts.read_matrix(path)
+
+
+def test_columns_that_are_not_there(tmp_path):
+    path = tmp_path / "x.parquet"
+    artifacts.write_masks(path, some_masks())
+    pq.write_table(pq.read_table(path).drop_columns(["task"]), path)
+    for task in (None, 1):
+        with pytest.raises(UserError, match="damaged"):
+            artifacts.read_masks(path, task)
+    with pytest.raises(UserError, match="no leaderboard"):
+        artifacts.read_leaderboard(path)
+
+
+def test_a_leaderboard_of_numbers_beyond_64_bits(tmp_path):
+    artifacts.write_leaderboard(tmp_path, [{"rank": 1, "big": 10**30}, {"rank": 2, "big": 1}])
+    assert artifacts.read_leaderboard(tmp_path)["big"].to_pylist() == [str(10**30), "1"]

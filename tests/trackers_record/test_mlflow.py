@@ -1,5 +1,6 @@
 import contextlib
 import http.server
+import json
 import logging
 import math
 import shutil
@@ -21,6 +22,7 @@ from trackers.mlflow_store import open_store
 from trackers.mlflow_thread import PublisherThread
 from trackers.mlflow_tracker import Publisher
 from trackers.summary import leaderboard
+from trackers.view import table_link
 
 
 @pytest.fixture
@@ -164,6 +166,7 @@ def test_publishing_while_it_runs_ends_where_publishing_at_the_end_does(sweep, m
             params = db.execute("SELECT run_uuid, key, value FROM params").fetchall()
             tags = db.execute("SELECT run_uuid, key, value FROM tags WHERE key != 'mlflow.parentRunId'").fetchall()
             status = db.execute("SELECT run_uuid, status, start_time, end_time FROM runs").fetchall()
+        tags = [(run, key, value.replace(run, "its id")) for run, key, value in tags]
         return [sorted((names[row[0]], *row[1:]) for row in table) for table in (metrics, params, tags, status)]
 
     assert content(uri) == content(f"sqlite:///{other}")
@@ -501,3 +504,40 @@ def test_deep_link():
         "http://h:5000/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&orderByKey=metrics.%60acc%2Favg%60&orderByAsc=false"
     )
+
+
+def test_each_trial_tells_its_story(sweep, make, client):
+    good, bad = item(0), item(1)
+    sweep.pack("p0", [good, bad])
+    sweep.start("p0")
+    sweep.run_tasks("p0", [good["trial"], bad["trial"]], range(3))
+    sweep.failed(bad["trial"], "p0", "loss is NaN\nfar below")
+    sweep.run_tasks("p0", [good["trial"]], range(3, TASKS + 1))
+    sweep.done(good["trial"], "p0")
+    make().publish()
+    _, children = runs(client)
+    told = {name: run.data.tags["mlflow.note.content"] for name, run in children.items()}
+    own, run_id = replayed(sweep).trials[good["trial"]], children[good["trial"]].info.run_id
+    assert f"`{good['trial']}` of sweep `tfm-grid-1234`" in told[good["trial"]]
+    assert f"After 5 of 5 tasks:** {100 * float(own.validation[-1].mean()):.1f} % on validation data" in told[good["trial"]]
+    assert f"`python sweeps/run.py --replay {run_id} --home runs`" in told[good["trial"]]
+    assert "After 2 of 5 tasks" in told[bad["trial"]]
+    assert "**Failed:** loss is NaN" in told[bad["trial"]]
+    assert "--replay" not in told[bad["trial"]]
+    assert "far below" not in told[bad["trial"]]
+
+
+def test_the_table_of_runs_opens_with_figures(sweep, make, client, uri):
+    whole_sweep(sweep)
+    make().publish()
+    experiment = client.get_experiment_by_name("cl/split-digits")
+    (key,) = (tag for tag in experiment.tags if tag.startswith("mlflow.sharedViewState."))
+    columns = json.loads(experiment.tags[key])["selectedColumns"]
+    assert {"metrics.`acc/avg_validation`", "metrics.`acc/avg`"} <= {*columns}
+    assert {name.split("`")[1] for name in columns} <= {m for run in runs(client)[1].values() for m in run.data.metrics}
+    link = table_link("http://h:5000/", experiment.experiment_id)
+    assert link.startswith(f"http://h:5000/#/experiments/{experiment.experiment_id}/runs?")
+    assert link.endswith(f"viewStateShareKey={key.rpartition('.')[2]}")
+    client.set_experiment_tag(experiment.experiment_id, key, "{}")  # of another version
+    make().publish()
+    assert json.loads(client.get_experiment(experiment.experiment_id).tags[key])["selectedColumns"] == columns

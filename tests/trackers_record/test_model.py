@@ -61,6 +61,7 @@ def expected(logged):
     return inputs, predictor
 
 
+@pytest.mark.faults
 def test_loaded_in_a_fresh_process_it_says_the_same(logged, expected, tmp_path):
     uri, run_id, _ = logged
     inputs, predictor = expected

@@ -116,7 +116,7 @@ def test_a_page_tells_the_sweep(sweep):
     ):
         assert words in seen.text, words
     pictures = seen.tags("img")
-    assert len(pictures) == 4 + 5
+    assert len(pictures) == 4 + 6
     for attributes in pictures:
         kind, data = attributes["src"].split(",")
         assert kind == "data:image/png;base64"
@@ -190,8 +190,8 @@ def test_escaping():
 def test_pictures_are_drawn_once(sweep, quick):
     finish(sweep)
     write(sweep)
-    assert len(quick) == 4 + 5
-    assert len(list((sweep.folder / "report").glob("*.png"))) == 4 + 5
+    assert len(quick) == 4 + 6
+    assert len(list((sweep.folder / "report").glob("*.png"))) == 4 + 6
     quick.clear()
     best = configurations(load(sweep.folder))[0].finals[0].trial
     (sweep.folder / "trials" / best / "samples.png").write_bytes(b"\x89PNG drawn by a worker")

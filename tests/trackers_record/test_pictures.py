@@ -9,11 +9,12 @@ from fake_sweep import FakeSweep, item
 from clcore.masks import Mask
 from sweeps.importance import importances
 from trackers import pictures_kit as kit
+from trackers.compare import overlap
 from trackers.labels import varying_in
 from trackers.pictures import draw_curves, draw_fit, draw_inference, draw_matrix, draw_samples
 from trackers.pictures_parallel import MOST_AXES, draw_parallel, scale_of
 from trackers.pictures_sweep import draw_best_so_far, draw_cost, draw_importance
-from trackers.pictures_trial import draw_capacity, draw_overlap, draw_progress, overlap
+from trackers.pictures_trial import draw_capacity, draw_overlap, draw_progress
 from trackers.record import load
 from trackers.summary import Configuration, Final, configurations
 
@@ -178,7 +179,7 @@ def test_overlap_of_layers_that_grow_and_of_none():
 
 
 def test_overlap_of_more_than_is_compared_at_a_time(monkeypatch):
-    monkeypatch.setattr("trackers.pictures_trial._CHUNK", 64)
+    monkeypatch.setattr("trackers.compare._CHUNK", 64)
     torch.manual_seed(0)
     masks = {(t, layer): Mask("weight", torch.rand(31, 17) < 0.4) for t in range(4) for layer in "ab"}
     sets = [{(layer, i) for layer in "ab" for i in masks[t, layer].values.flatten().nonzero()[:, 0].tolist()} for t in range(4)]

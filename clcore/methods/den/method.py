@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from clcore.errors import BadValue
 from clcore.masks import Mask
-from clcore.methods.base import DERIVED, FLOAT_BYTES, STATE, At, Batch, Layout, Method, Stage, Tensors
+from clcore.methods import keeping
+from clcore.methods.base import DERIVED, STATE, At, Batch, Layout, Method, Stage, Tensors
 from clcore.methods.den.knobs import DENHyper
 from clcore.methods.den.splitting import Split, nothing, plan, split_bias, split_head, split_weight
 from clcore.methods.penalties.agscl import columns, rows, shrinkage
@@ -181,23 +181,27 @@ class DEN(Method):
         used = self.in_use(memory, task)
         return {units: Mask("unit", used[units].cpu()) for units in self.network.hidden_units}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Weights between the units in use, stamps of these, and of each task's head and normalisations what belongs to them."""
-        seen = sum(name.startswith("heads.") and name.endswith(".weight") for name in memory)
-        if not seen:
-            return 0
-        used = [{units: int(on.sum()) for units, on in self.in_use(memory, task).items()} for task in range(seen)]
-        total = sum(used[-1][units] for units in self.network.hidden_units)
-        for wire in self.network.body_wires():
-            into = used[-1][str(wire.outputs)]
-            total += into * used[-1][wire.inputs] * wire.repeat * prod(memory[wire.weight].shape[2:])
-            total += into if wire.bias is not None else 0
-        normed = [self.network.norms[n.rpartition(".")[0]] for n in (*self.network.statistics, *self.own_affine)]
-        last = self.network.wires[-1]
-        for task, widths in enumerate(used):
-            total += sum(widths[units] for units in normed)
-            total += (widths[last.inputs] * last.repeat + len(self.head_parts) - 1) * self.layout.outputs[task]
-        return FLOAT_BYTES * total
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Weights between the units in use, a byte a unit for its stamp, and of each task's head and normalisations its units'."""
+        tasks = keeping.tasks_with_heads(memory)
+        if not tasks:
+            return {}
+        kept = keeping.cut(self.network, {name: memory[name] for name in self.body}, self.in_use(memory, tasks - 1))
+        for task in range(tasks):
+            kept |= keeping.cut(self.network, keeping.of_task(memory, task), self.in_use(memory, task))
+        stamps = {n: keeping.as_integers(t, self.tasks) for n, t in memory.items() if n.startswith(STAMP)}
+        return {**keeping.as_written(kept), **stamps}
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Units in no use have weights of 0."""
+        stamps = {name: tensor.long() for name, tensor in kept.items() if name.startswith(STAMP)}
+        known = {**first, **stamps}
+        tasks, widths = keeping.tasks_with_heads(kept), self.network.units
+        body = {name: kept[name] for name in self.body}
+        memory = {**stamps, **keeping.spread(self.network, body, self.in_use(known, tasks - 1), widths)}
+        for task in range(tasks):
+            memory |= keeping.spread(self.network, keeping.of_task(kept, task), self.in_use(known, task), widths)
+        return memory
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

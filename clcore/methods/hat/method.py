@@ -7,14 +7,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from clcore import bits
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import DERIVED, FLOAT_BYTES, At, Batch, Method, Tensors
+from clcore.methods import keeping
+from clcore.methods.base import DERIVED, At, Batch, Method, Tensors
 from clcore.methods.hat import gates
 from clcore.networks.base import INPUT_UNITS, Wire
 
 EMBEDDING = "embedding"
 CUMULATIVE = "cumulative"
+#: Bits of the gated units that any task uses, where a deployment keeps no others.
+UNITS = "units"
 PROTECT = DERIVED + "protect."
 
 
@@ -126,7 +130,11 @@ class HAT(Method):
             if self._compensation == "analytic":
                 return gates.with_analytic_gradient(attention, embedding, hp["smax"])
             return attention
-        if self.hyper.binarize or self.hyper.schedule.startswith("tan"):  # tan-annealing ends in a true step (D.2)
+        return self._final(embedding, hp)
+
+    def _final(self, embedding: Tensor, hp: Tensors) -> Tensor:
+        """*Packed.* The gates at test."""
+        if self._steps:
             return (embedding > 0).to(embedding.dtype)
         return gates.gate(self.hyper.gate, embedding, hp["smax"] * hp["s_eval_factor"], hp["gate_range"])
 
@@ -165,12 +173,52 @@ class HAT(Method):
         used = self._split(memory[f"{EMBEDDING}.{task}"] > 0)
         return {units: Mask("unit", values.cpu()) for units, values in used.items()}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Shared weights and heads, and per task one float (binarised: one bit) a gated unit."""
-        embeddings = {n: t for n, t in memory.items() if n.startswith(f"{EMBEDDING}.")}
-        rest = super().stored_bytes({n: t for n, t in memory.items() if n not in embeddings}, hp)
-        per_task = [-(-t.numel() // 8) if self.hyper.binarize else t.numel() * FLOAT_BYTES for t in embeddings.values()]
-        return rest + sum(per_task)
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Weights, heads and normalisations of the units that are in use, a bit a gated unit that says which are, and their gates.
+
+        A gate is one float a task, or one bit where gates are steps. Of a task's head and normalisations only what belongs to the
+        units that the task itself uses is kept.
+        """
+        on = self._in_use(memory, hp)
+        if not len(on):
+            return {}
+        used = on.any(0)
+        kept = {UNITS: bits.pack(used), **self._cut({n: t for n, t in memory.items() if n in self.body}, used)}
+        for task, own in enumerate(on):
+            kept |= self._cut(keeping.of_task(memory, task), own)
+            name = f"{EMBEDDING}.{task}"
+            kept[name] = bits.pack(own[used]) if self._steps else memory[name][used]
+        return keeping.as_written(kept)
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """All units that are in no use have embeddings as low as they can be."""
+        widths, low = self.network.units, -gates.EMBEDDING_LIMIT
+        used = bits.unpack(kept[UNITS], sum(self.gated.values()))
+        memory = keeping.spread(self.network, {n: t for n, t in kept.items() if n in self.body}, self._split(used), widths)
+        for task in range(keeping.tasks_with_heads(kept)):
+            name = f"{EMBEDDING}.{task}"
+            found = bits.unpack(kept[name], int(used.sum())) * 2.0 - 1 if self._steps else kept[name]
+            memory[name] = torch.full(used.shape, low, device=used.device).masked_scatter(used, found)
+            own = self._split(self._on(memory[name], hp))
+            memory |= keeping.spread(self.network, keeping.of_task(kept, task), own, widths)
+        return memory
+
+    @property
+    def _steps(self) -> bool:
+        """Whether gates at test are 0 or 1: by choice, or because tan-annealing ends in a true step (D.2)."""
+        return bool(self.hyper.binarize or self.hyper.schedule.startswith("tan"))
+
+    def _on(self, embedding: Tensor, hp: Tensors) -> Tensor:
+        """Which units have a gate at test that is more than rounding, bool; in float32, as a file has it."""
+        return self._final(embedding.float(), {name: value.float() for name, value in hp.items()}) > keeping.NEGLIGIBLE
+
+    def _in_use(self, memory: Tensors, hp: Tensors) -> Tensor:
+        """The same of each task, shape [tasks, gated units]."""
+        names = [f"{EMBEDDING}.{task}" for task in range(keeping.tasks_with_heads(memory))]
+        return torch.stack([self._on(memory[name], hp) for name in names]) if names else memory[CUMULATIVE].new_zeros(0)
+
+    def _cut(self, tensors: Tensors, on: Tensor) -> Tensors:
+        return keeping.cut(self.network, tensors, self._split(on))
 
     def _slope(self, hp: Tensors, at: At) -> Tensor:
         return gates.anneal(self.hyper.schedule, hp["smax"], hp["anneal_beta"], at.progress, at.consumed)

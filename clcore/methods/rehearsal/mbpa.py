@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from clcore.hyper import knob
-from clcore.methods.base import FLOAT_BYTES, At, Batch, Tensors
+from clcore.methods.base import At, Batch, Tensors
 from clcore.methods.losses import cross_entropy
 from clcore.methods.penalties.ewc import EWC, EWCHyper
 from clcore.methods.penalties.per_sample import probed
@@ -164,13 +164,6 @@ class MbPA(EWC):
         finally:
             handle.remove()
         return seen[0]
-
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """The network, and the examples: a byte for each number that is stored as one."""
-        examples = {name: tensor for name, tensor in memory.items() if name.startswith(STORED)}
-        rest = {name: tensor for name, tensor in memory.items() if name not in examples}
-        sizes = (t.numel() * (1 if t.dtype == torch.uint8 else FLOAT_BYTES) for t in examples.values())
-        return super().stored_bytes(rest, hp) + sum(sizes)
 
 
 def neighbours(queries: Tensor, keys: Tensor, count: int, epsilon: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Every tensor of the network has a mapping of its shape: weights, scales of M-BN 
 has none). With one head for all tasks the head is masked and frozen like any other layer.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from math import log, prod
@@ -15,6 +16,7 @@ from torch.func import functional_call
 
 from clcore import bits
 from clcore.masks import Mask
+from clcore.methods import keeping
 from clcore.methods.base import DERIVED, STATE, At, Batch, Method, Tensors
 from clcore.methods.losses import cross_entropy
 from clcore.methods.rmn import inference, maps
@@ -164,11 +166,15 @@ class RMN(Method):
         """Tensor name -> which of its entries a task uses."""
         return {name: Mask("weight", used.cpu()) for name, used in self._unpacked(memory[f"{MASKS}{task}"]).items()}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """Weights, and per task one bit a weight, its statistics, and its head if it has one (RMN, suppl. 2.4)."""
-        packed = {n: t for n, t in memory.items() if n.startswith(MASKS)}
-        rest = super().stored_bytes({n: t for n, t in memory.items() if n not in packed}, hp)
-        return rest + sum(t.numel() for t in packed.values())
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Weights that a task uses, and per task one bit a weight, its statistics, and its head if it has one (RMN, suppl. 2.4)."""
+        own = {n: t for n, t in memory.items() if n not in self.mapped and n != UNION}
+        return keeping.as_written({**own, **keeping.picked(memory, self._unpacked(memory[UNION]))})
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Weights that no task uses are 0."""
+        used = functools.reduce(torch.bitwise_or, (t for name, t in kept.items() if name.startswith(MASKS)))
+        return {**kept, **keeping.placed(kept, self._unpacked(used))}
 
     # -- masks ---------------------------------------------------------------------------------------------------------
 

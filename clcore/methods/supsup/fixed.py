@@ -29,6 +29,11 @@ class FixedWeights(Method):
         super().__init__(hyper, network, layout)
         self.outputs = outputs
 
+    @property
+    def from_seed(self) -> tuple[str, ...]:
+        """All weights: a deployment keeps the seed they come from."""
+        return (FIXED,)
+
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every weight, the head's last."""

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from clcore import bits
+from clcore.errors import BadValue
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import FLOAT_BYTES, SEED_BYTES, At, Batch, Layout, Tensors
+from clcore.methods import keeping
+from clcore.methods.base import At, Batch, Layout, Tensors
 from clcore.methods.supsup import hopfield, inference, masks
 from clcore.methods.supsup.fixed import FixedWeights, fixed
 from clcore.networks.base import Network
@@ -92,6 +94,8 @@ class HopSupSup(FixedWeights):
         """*Packed.* The fixed weights, with the task's mask as gains of the units (SupSup, eq. 8)."""
         if params:
             mask = {name: masks.threshold(params[SCORES + name]) for name in self.units}
+        elif at.task >= len(memory[MASKS]):
+            raise BadValue("task", at.task, "left out: its mask is absorbed in the connections, and found again from inputs")
         else:
             mask = self._split(bits.unpack(memory[MASKS][at.task], sum(self.units.values()), memory[MEAN].dtype))
         return self._gated(memory, mask)
@@ -134,6 +138,8 @@ class HopSupSup(FixedWeights):
         """
         mask = masks.threshold(self.recovered(memory, hp, inputs))
         logits = self.logits(self._gated(memory, self._split(mask)), inputs, ats[-1])
+        if self.layout.scenario != "class-il" and not len(memory[MASKS]):  # a deployment has none
+            return torch.full((len(inputs),), -1, device=inputs.device), self.decide(logits)
         if self.layout.scenario != "class-il":
             similar = (bits.unpack(memory[MASKS], len(mask), mask.dtype) == mask).sum(-1)
             return similar.argmax().expand(len(inputs)), self.decide(logits)
@@ -166,11 +172,15 @@ class HopSupSup(FixedWeights):
         mask = self._split(bits.unpack(memory[MASKS][task], len(memory[MEAN]), memory[MEAN].dtype))
         return {name: Mask("unit", part.bool().cpu()) for name, part in mask.items()}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """A seed for all weights, the connections and the mean, however many tasks; in task-il one bit a unit and task instead."""
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """The connections and the mean, however many tasks; in task-il one bit a unit and task instead; weights from a seed."""
         if self.layout.scenario == "task-il":
-            return SEED_BYTES + memory[MASKS].numel()
-        return SEED_BYTES + FLOAT_BYTES * (sum(width**2 for width in self.units.values()) + len(memory[MEAN]))
+            return {MASKS: memory[MASKS]}
+        return keeping.as_written({n: t for n, t in memory.items() if n == MEAN or n.startswith(PSI)})
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """Where masks are absorbed none is left, so a task cannot be given, and which it is says only a class (class-il)."""
+        return {**first, **kept}
 
 
 def _stored(psi: Tensor, mask: Tensor, earlier: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from clcore import bits
 from clcore.errors import BadValue
 from clcore.hyper import knob
 from clcore.masks import Mask
-from clcore.methods.base import FLOAT_BYTES, SEED_BYTES, At, Batch, Layout, Tensors
+from clcore.methods import keeping
+from clcore.methods.base import At, Batch, Layout, Tensors
 from clcore.methods.supsup import inference, masks, scores
 from clcore.methods.supsup.fixed import FixedWeights, fixed
 from clcore.methods.supsup.inference import HALVINGS
@@ -249,7 +250,11 @@ class SupSup(FixedWeights):
         flat = bits.unpack(memory[MASKS][task], self.count, memory[MASK_SUM].dtype)
         return {name: Mask("weight", mask.bool().cpu()) for name, mask in self._split(flat).items()}
 
-    def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
-        """A seed for all weights, and per task one bit a weight and its normalisations."""
-        norms = sum(t.numel() for name, t in memory.items() if name.startswith(NORMS))
-        return SEED_BYTES + memory[MASKS].numel() + norms * FLOAT_BYTES
+    def kept(self, memory: Tensors, hp: Tensors) -> Tensors:
+        """Per task one bit a weight and its normalisations; weights come from a seed, and the sum of all masks is worked out."""
+        return keeping.as_written({n: t for n, t in memory.items() if n == MASKS or n.startswith(NORMS)})
+
+    def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
+        """The sum of the masks is that of their bits."""
+        total = bits.unpack(kept[MASKS], self.count, first[MASK_SUM].dtype).sum(0)
+        return {**super().restored(kept, hp, first), MASK_SUM: total}

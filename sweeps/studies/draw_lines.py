@@ -1,0 +1,114 @@
+"""Pictures of methods beside each other: accuracy after each task, where they end, and how corruptions hurt."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trackers import pictures_kit as kit
+from trackers.interval import mean_and_half
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+
+
+def style(number: int) -> dict[str, Any]:
+    """How the number-th of several things looks: colour, marker and dashes tell twenty apart, also in grey."""
+    cycle, place = divmod(number, len(kit.COLOURS))
+    return {
+        "color": kit.COLOURS[place],
+        "marker": kit.MARKERS[(place + cycle) % len(kit.MARKERS)],
+        "ls": _DASHES[cycle % len(_DASHES)],
+    }
+
+
+def percent_axis(axes: "Axes") -> None:
+    """Ends a vertical axis of percent where accuracies end, however wide the intervals of few seeds are."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2.0), min(high, 102.0))
+
+
+def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:
+    """Draws average test accuracy after each task, mean over seeds with its 95 % interval.
+
+    Args:
+        path: PNG or SVG.
+        curves: name -> seeds -> accuracy after 1..T tasks, percent.
+        title: what it shows.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    letters = max([*(len(kit.plain(name, 40)) for name in curves), 8]) + 8
+    legend = 0.7 + kit.LETTER * letters
+    left, below, _, above = kit.EDGES
+    made, axes = kit.figure(6.0 + legend, max(4.4, 1.4 + 0.22 * len(curves)), (left, below, legend, above))
+    for number, (name, seeds) in enumerate(curves.items()):
+        points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
+        steps, look = range(1, len(points) + 1), style(number)
+        low = [mean - half if math.isfinite(half) else mean for mean, half in points]
+        high = [mean + half if math.isfinite(half) else mean for mean, half in points]
+        axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
+        axes.plot(steps, [mean for mean, _ in points], lw=1.7, ms=4, label=f"{kit.plain(name, 40)} (n = {len(seeds)})", **look)
+    kit.dress(axes, title, "tasks learned", "average test accuracy on them (%)")
+    percent_axis(axes)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    kit.save(made, path)
+
+
+def draw_dots(path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Draws where each method ends: the mean with its 95 % interval, the seeds as small rings below it; a panel a measure.
+
+    Args:
+        path: PNG or SVG.
+        panels: measure with its unit -> method -> values, one a seed; the same methods in each.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    names = [*next(iter(panels.values()))]
+    made, _ = kit.figure(1.6 + 3.3 * len(panels), 1.3 + 0.34 * len(names), edges=None)
+    made.clear()
+    for axes, (label, found) in zip(made.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True):
+        for row, name in enumerate(names):
+            values = [value for value in found[name] if math.isfinite(value)]
+            mean, half = mean_and_half(values)
+            axes.plot(values, [row + 0.22] * len(values), ls="", marker="o", ms=3.2, mfc="none", mec="#666666", zorder=2)
+            spread = half if math.isfinite(half) else 0.0
+            axes.errorbar([mean], [row], xerr=[spread], marker="o", ms=6, color=kit.BLUE, capsize=3, zorder=3)
+        axes.set_yticks(range(len(names)), [kit.plain(name, 30) for name in names], fontsize=8.5)
+        kit.dress(axes, "", label, "", whole=False)
+        axes.grid(visible=False, axis="y")
+        axes.grid(axis="x", color=kit.PALE, lw=0.8)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+    kit.save(made, path)
+
+
+def draw_corruptions(path: Path, found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], title: str) -> None:
+    """Draws accuracy on corrupted test images against severity, a panel a corruption, mean over seeds with its 95 % interval.
+
+    Args:
+        path: PNG or SVG.
+        found: corruption -> name -> seeds -> accuracy at severities 0..5, percent.
+        title: what it shows.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    made, _ = kit.figure(1.0 + 2.5 * len(found), 3.4 + 0.22 * len(next(iter(found.values()))), edges=None)
+    made.clear()
+    panels = made.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axes, (corruption, curves) in zip(panels, found.items(), strict=True):
+        for number, (name, seeds) in enumerate(curves.items()):
+            points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
+            places = [place + 0.08 * (number - (len(curves) - 1) / 2) for place in range(len(points))]  # intervals side by side
+            halves = [half if math.isfinite(half) else 0.0 for _, half in points]
+            said = f"{kit.plain(name, 70)} (n = {len(seeds)})"
+            axes.errorbar(places, [m for m, _ in points], yerr=halves, ms=4, lw=1.5, capsize=2, label=said, **style(number))
+        kit.dress(axes, "", f"severity of {corruption}", "test accuracy (%)" if axes is panels[0] else "")
+    percent_axis(panels[0])
+    made.suptitle(kit.plain(title, 160), fontsize=9.5, x=0.01, ha="left")
+    made.legend(*panels[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left")
+    kit.save(made, path)

@@ -1,0 +1,82 @@
+"""What is wrong with a call of ``cluster/launch.py`` is one line, and nothing is started or written."""
+
+import socket
+
+import pytest
+from sweep_kit import listing
+
+from sweeps.joining import reason
+
+CLOSED = "127.0.0.1:9"
+SWEEP = ["--", "--method", "hat"]
+BAD = {
+    "no sweep": (["local"], "behind --"),
+    "an address of its own": (["local", *SWEEP, "--address", "h:1"], "--address does not go"),
+    "inline": (["local", *SWEEP, "--executor", "inline"], "--executor does not go"),
+    "dry run": (["local", *SWEEP, "--dry-run"], "--dry-run does not go"),
+    "replay": (["local", *SWEEP, "--replay", "abc"], "--replay does not go"),
+    "unknown option": (["local", *SWEEP, "--sedes", "3"], "--seeds"),
+    "unknown method": (["local", "--", "--method", "hatt"], "Did you mean 'hat'"),
+    "unknown key": (["local", *SWEEP, "--set", "smx=3"], "Did you mean 'smax'"),
+    "no nodes": (["local", "--nodes", "0", *SWEEP], "--nodes"),
+    "more cores than a node has": (["local", "--cpus-per-node", "2", *SWEEP, "--cpus", "3"], "at most 2"),
+    "more GPUs than a node has": (["local", *SWEEP, "--gpus-per-trial", "1"], "at most 0"),
+    "more GPUs than there are": (["local", "--gpus-per-node", "99", *SWEEP, "--gpus-per-trial", "1"], "this machine has"),
+    "a closed port": (["attach", CLOSED, *SWEEP], f"{CLOSED}: no Ray cluster answers there"),
+    "no port": (["attach", "somewhere", *SWEEP], "HOST:PORT"),
+    "no token file": (["attach", CLOSED, "--token-file", "none", *SWEEP], "--token-file none cannot be read"),
+    "no job server": (["submit", f"http://{CLOSED}", *SWEEP, "--home", "/shared"], "ray[default]"),
+    "no URL": (["submit", CLOSED, *SWEEP, "--home", "/shared"], "must be http://HOST:8265"),
+    "a home that no node sees": (["submit", f"http://{CLOSED}", *SWEEP], "--home = 'runs'"),
+    "data that no node sees": (["submit", f"http://{CLOSED}", *SWEEP, "--home", "/s", "--data-dir", "d"], "--data-dir"),
+    "a password": (["submit", f"http://{CLOSED}", *SWEEP, "--home", "/s", "--tracking-uri", "http://me:s3cret@h:1"], "password"),
+    "a job and a sweep": (["submit", f"http://{CLOSED}", "--stop", "x", *SWEEP], "--stop stands alone"),
+    "two of a job": (["submit", f"http://{CLOSED}", "--stop", "x", "--logs", "x"], "--stop stands alone"),
+    "unknown command": (["locl", *SWEEP], "locl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_call_is_one_line_and_writes_nothing(case, launch, tmp_path):
+    words, message = BAD[case]
+    said = launch(*words)
+    assert said.code == 2
+    assert message in said.err
+    assert said.err.startswith("clsweep: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert "s3cret" not in said.err
+    assert listing(tmp_path) == {}
+
+
+def test_a_port_where_something_else_answers(launch):
+    """Whatever it is, it is no job server; nothing waits for it for long."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        said = launch("submit", f"http://127.0.0.1:{other.getsockname()[1]}", *SWEEP, "--home", "/shared")
+    assert said.code == 2
+    assert "no job server answers" in said.err
+
+
+VERSIONS = """RuntimeError: Version mismatch: The cluster was started with:
+    Ray: 2.60.0
+    Python: 3.11.7
+This process on node 127.0.0.1 was started with:
+    Ray: 2.59.0
+    Python: 3.12.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "message"),
+    [
+        ("gcs_client.cc:210: Unauthenticated: RPC error: InvalidAuthToken: missing or incorrect", None, "does not take the token"),
+        ("ray.exceptions.AuthenticationError: RAY_AUTH_TOKEN_PATH is set but", 1, "there is no token here"),
+        ("Failed to connect to GCS at address 127.0.0.1:80 within 5 seconds.", None, "no Ray cluster"),
+        (VERSIONS, 1, "it runs Ray 2.60.0 on Python 3.11.7, this machine Ray 2.59.0 on Python 3.12.1"),
+        ("Traceback\nValueError: something else.\n", 1, "(ValueError: something else)"),
+        ("", None, "too long"),
+    ],
+)
+def test_what_rays_words_mean(said, code, message):
+    """Words that Ray 2.60 was seen to say."""
+    assert message in reason(said, code)

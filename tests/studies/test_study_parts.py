@@ -1,0 +1,156 @@
+"""Levels of knobs, tables and the papers' counts: parts of studies that need no sweep."""
+
+import csv
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from clcore import networks
+from clcore.errors import BadValue, UnknownName
+from sweeps import study
+from sweeps.studies import knobs
+from sweeps.studies.overhead import FORMULAS, size_of
+from sweeps.studies.plan import space_file
+from sweeps.studies.tables import Estimate, Table, p_value
+
+
+@pytest.mark.parametrize("method", sorted(knobs.NAMED))
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_levels_ascend_and_hold_the_default(method, count):
+    for name in knobs.named_knobs(method, None):
+        found = knobs.levels(method, name, count, {})
+        numbers = [value for value in found if value is not None]
+        assert knobs.starting_value(method, name, {}) in found
+        assert numbers == sorted(set(numbers))
+        assert len(found) == count
+
+
+def test_levels_are_the_papers_where_they_are_enough():
+    assert knobs.levels("hat", "c", 8, {}) == (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0)
+    assert knobs.levels("hat", "smax", 4, {}) == (25.0, 100.0, 400.0, 800.0)
+    assert knobs.levels("hat", "c", 3, {"c": "3.3"}) == (0.1, 1.0, 3.3)  # what --set says is a level too
+    assert knobs.levels("supsup", "lr", 3, {}) == (1e-05, 0.0001, 0.001)  # a factor of ten to both sides
+    assert knobs.levels("hnet", "chunk", 3, {}) == (None, 1000, 16000)
+
+
+def test_wrong_knobs_name_the_nearest():
+    with pytest.raises(UnknownName, match="'smax'"):
+        knobs.named_knobs("hat", ["smex"])
+    with pytest.raises(BadValue, match="--knobs"):
+        knobs.named_knobs("ewc", None)
+    with pytest.raises(BadValue, match="different"):
+        knobs.named_knobs("hat", ["c", "c"])
+    with pytest.raises(BadValue, match="4x4"):
+        knobs.cells_of("3x", ("smax", "c"))
+    assert knobs.cells_of("3x5", ("smax", "c")) == (3, 5)
+    assert knobs.cells_of("3", ("smax", "c")) == (3, 3)
+
+
+def test_every_wrong_call_is_one_line_and_writes_nothing(tmp_path, capsys):
+    home = tmp_path / "home"
+    calls = {
+        "robustness --method hatt": "'hat'",
+        "robustness": "--method",
+        "robustness --method hat --knobs smex,c": "'smax'",
+        "robustness --method hat --knobs smax,c,lr": "one or two",
+        "robustness --method hat --set c=1": "left out",
+        "robustness --method hat --benchmark permuted-digit": "'permuted-digits'",
+        "robustness --method hat --space grit": "'grid'",
+        "robustness --method hat --space tpe --knobs c": "--knobs",
+        "robustness --method hat --trials 3": "--cells",
+        "compare --methods hat,fintune": "'finetune'",
+        "compare --methods hat,hat": "different",
+        "compare --methods hat,tfm --set hatt.c=1": "'hat'",
+        "compare --methods hat,tfm --set c=1": "'cap'",
+        "compare --methods hat --tune 0": "--tune",
+        "compare --methods hat --dry-run --from-record": "--from-record",
+        "compression --methods hat --cells 1": "--cells",
+        "compression --methods hat --nework mlp:3": "--network",
+    }
+    for call, said in calls.items():
+        assert study.main([*call.split(), "--home", str(home)]) == 2, call
+        line = capsys.readouterr().err
+        assert line.startswith("clsweep: ")
+        assert line.count("\n") == 1
+        assert said in line, call
+    assert not home.exists()
+
+
+ROWS = [
+    ["a|b_c", Estimate(97.125, 0.5, 3, best=True), 3],
+    ["<d>", Estimate(math.nan, math.nan, 0), 0],
+    ["e", Estimate(5.0, math.nan, 1), 1],
+]
+TABLE = Table("t", "of 50 % & more_", ["what", "accuracy, %", "n"], ROWS)
+
+
+def test_a_table_in_markdown_and_html():
+    lines = TABLE.markdown().splitlines()
+    assert lines[2] == "| a\\|b_c | **97.12 ± 0.50** | 3 |"
+    assert lines[4] == "| e | 5.00 | 1 |"
+    html = TABLE.html()
+    assert "<strong>97.12 ± 0.50</strong>" in html
+    assert "&lt;d&gt;" in html
+    assert "<d>" not in html
+
+
+def test_a_table_in_csv_has_the_numbers_in_full():
+    rows = list(csv.DictReader(io.StringIO(TABLE.csv())))
+    assert rows[0]["accuracy, %"] == "97.125"
+    assert rows[0]["accuracy, %, half of 95 % interval"] == "0.5"
+    assert rows[0]["accuracy, %, n"] == "3"
+    assert rows[1]["accuracy, %"] == ""
+    assert rows[2]["accuracy, %, half of 95 % interval"] == ""
+
+
+def test_a_table_in_latex_escapes_what_latex_reads():
+    text = TABLE.latex()
+    assert r"\textbf{97.12 $\pm$ 0.50}" in text
+    assert r"of 50 \% \& more\_" in text
+    assert r"a|b\_c" in text
+    assert text.count(r"\\") == 4
+
+
+def test_probabilities_as_papers_print_them():
+    assert [p_value(p) for p in (0.0625, 0.0001, 1.0, math.nan)] == [".062", "< .001", "1", "–"]  # noqa: RUF001
+
+
+def test_an_estimate_is_mean_and_students_interval():
+    found = Estimate.of([1.0, 2.0, 3.0])
+    assert (found.mean, found.n) == (2.0, 3)
+    assert found.half == pytest.approx(4.3027 / math.sqrt(3))
+    assert Estimate.of([7.0]).text == "7.00"
+
+
+def benchmark(classes, scenario):
+    return SimpleNamespace(scenario=scenario, tasks=[SimpleNamespace(classes=range(c)) for c in classes])
+
+
+def test_the_papers_counts_by_hand():
+    """784-100-100 and heads of 2 classes: W = 88,400 weights, F = 200 units, biases 200, a head 202 numbers."""
+    network = networks.build("mlp:100-100", (1, 28, 28), 0)
+    size = size_of(network, benchmark([2, 2, 2], "task-il"))
+    assert (size.weights, size.features, size.body, size.heads) == (88_400, 200, 88_600, (202, 404, 606))
+    assert size_of(network, benchmark([2, 2, 2], "domain-il")).heads == (202, 202, 202)
+    plain = 4 * (88_600 + 606)
+    assert size.plain(3) == plain
+    by = {name: FORMULAS[name].bytes(size, 3) for name in ("hat", "tfm", "packnet", "supsup", "ewc")}
+    assert by == {
+        "hat": plain + 3 * 200 * 4,
+        "tfm": plain + 3 * 200 / 4 + 2 * 200 * 8,
+        "packnet": plain + 3 * 88_400 / 8,
+        "supsup": 3 * 88_400 / 8 + 606 / 8,
+        "ewc": plain + 2 * 88_400 * 4,
+    }
+
+
+def test_a_space_file_is_named_by_what_it_holds(tmp_path):
+    one = space_file(tmp_path, "grid", {"chunk": [None, 1000], "fn": [True, False], "init": ["a", "b"]})
+    assert one == space_file(tmp_path, "grid", {"chunk": [None, 1000], "fn": [True, False], "init": ["a", "b"]})
+    assert one != space_file(tmp_path, "grid", {"chunk": [None, 2000], "fn": [True, False], "init": ["a", "b"]})
+    import tomllib
+
+    with open(one, "rb") as file:
+        assert tomllib.load(file)["values"] == {"chunk": ["none", 1000], "fn": [True, False], "init": ["a", "b"]}
