@@ -21,8 +21,8 @@ from sweeps.keeping import POLICIES, Retention, bytes_of
 from sweeps.storage import storage_uri
 from trackers.check import own_database
 
-#: Raised when the same configuration gives other numbers than before; identities contain it.
-RESULTS_VERSION = 1
+#: Raised when the same configuration gives other numbers than before; identities contain it. 2: bytes are those of an export.
+RESULTS_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_first_vectors_are_signs_and_first_weights_kaiming_normal():
         weight = made.memory[name][0]
         assert float(weight.std()) == pytest.approx(math.sqrt(2 / weight.shape[1]), rel=0.02)
         assert float((weight / weight.std()).pow(4).mean()) == pytest.approx(3, abs=0.15)  # of a normal; 1.8 of a uniform
-    plain = learner("batche", [{"init": "network"}], net="mlp:400-300")
+    plain = learner("batche", [{"first_weights": "network"}], net="mlp:400-300")
     assert torch.equal(plain.memory["layers.0.weight"][0], plain.method.network.body_weights()["layers.0.weight"])
 
 

@@ -65,7 +65,7 @@ def test_a_report_when_the_part_of_each_task_has_passed(whole, asked):
         assert all(sum(shares) == pytest.approx(1) for shares in row.inferred)
         assert report.seconds > 0
         assert report.failures == []
-        assert row.bytes > 0
+        assert row.bytes > 0 or report.seen == 0  # RMN keeps nothing for no task
     assert [row.epochs for report in reports for row in report.members] == [0, *[asked[2]["epochs"]] * 3]
     assert all(math.isfinite(report.members[0].train_loss) for report in reports[1:])
     assert (made.seen, made.alive) == (3, [0])

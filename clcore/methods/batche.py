@@ -35,7 +35,7 @@ class BatchEHyper:
         0.01, "factor on the learning rate of the shared weights, in the first task", low=0, packed=True,
         source="SupSup, App. D.3: 1e-4, and .01 for vectors", grid=(0.01, 0.1, 1.0), search=(1e-3, 1), log=True,
     )  # fmt: skip
-    init: str = knob(
+    first_weights: str = knob(
         "kaiming", "first weights: normal with variance 2 / inputs, or as the network draws them", choices=("kaiming", "network"),
         source="SupSup, App. D.3",
     )  # fmt: skip
@@ -66,7 +66,7 @@ class BatchE(OneHead):
     def start(self, weights: Tensors) -> Tensors:
         """*Packed.* The shared weights, and no vectors yet."""
         memory = super().start(weights)
-        if self.hyper.init == "kaiming":
+        if self.hyper.first_weights == "kaiming":
             fan_in = {name: prod(shape[1:]) for name, shape in self.seen_by_task.items()}
             memory |= {name: torch.randn_like(memory[name]) * (2 / count) ** 0.5 for name, count in fan_in.items()}
         for name in self.seen_by_task:

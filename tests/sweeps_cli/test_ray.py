@@ -47,7 +47,7 @@ def test_a_sweep_on_ray(finished, folder):
 
 def test_nothing_chatters(finished):
     assert finished.err == ""
-    known = r"tfm-tfm-[0-9a-f]{8}: |Best conf|[┏┃┡│└]|\d+/6 done|6 trials asked|files  |the story  |open the UI  |"
+    known = r"tfm-tfm-[0-9a-f]{8}: |Best conf|[┏┃┡│└]|\d+/6 done|6 trials asked|cost  |files  |the story  |open the UI  |"
     known += "  then  |  as a table  |repeat best  "
     assert [line for line in finished.out.splitlines() if not re.match(known, line)] == []
     assert not re.search(r"\b(ray|tune|raylet)\b", finished.out, re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from clcore import hyper
 from clcore.errors import BadValue, UnknownName, UserError
 from clcore.methods import METHODS
 from clcore.training import Training
@@ -158,3 +159,8 @@ def test_seeds(text, seeds):
 def test_bad_seeds(text):
     with pytest.raises(BadValue, match="--seeds"):
         _seeds(text)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_no_method_reuses_the_name_of_a_setting(name):
+    assert set(hyper.knobs(METHODS.get(name).Hyper)) <= set(declarations(name))
