@@ -136,7 +136,7 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_real_nodes(tmp_path):
     temporary = tempfile.mkdtemp(prefix="cn-", dir="/tmp")  # short: Ray's sockets are in it

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sweep_kit import ROOT, events, outcome, record_of, rows_are_unique, same_matrices, start
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 APART = ["unshare", "--pid", "--fork", "--mount-proc", "--net", "--kill-child"]
 WORDS = shlex.split("--method tfm --tasks 4 --network mlp:16 --set epochs=120 --set lr=0.2 --pack 1 --name mine")

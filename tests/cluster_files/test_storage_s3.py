@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from sweep_kit import events, only_folder, outcome, record_of, reports, rows_are_unique, same_matrices, start, wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 TFM = shlex.split("--method tfm --space tfm.toml --tasks 4 --network mlp:16 --set epochs=20 --set lr=0.2 --pack 1")
 SECRET = "not-to-be-written-down"

@@ -111,7 +111,7 @@ def test_a_password_of_the_environment_is_not_shown(tracking, monkeypatch):
     assert os.environ["PGPASSWORD"] == "hun@ter2", "PostgreSQL's client takes it from there"
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_real_server(tmp_path):
     with socket.socket() as free:

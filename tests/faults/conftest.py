@@ -30,7 +30,7 @@ def server(tmp_path):
 @pytest.fixture(scope="session")
 def steady(tmp_path_factory):
     """An MLflow server that stays."""
-    made = Server(tmp_path_factory.mktemp("steady")).start()
+    made = Server(tmp_path_factory.mktemp("steady"), None, "--allowed-hosts", "127.0.0.1:*").start()
     yield made
     made.kill()
 

@@ -11,7 +11,7 @@ from sweep_kit import only_folder, outcome, start
 from trackers.view import table_link
 
 pytestmark = [
-    pytest.mark.faults,
+    pytest.mark.long,
     pytest.mark.timeout(900),
     pytest.mark.skipif(chromium() is None, reason="there is no Chromium here: apt-get install chromium"),
 ]

@@ -30,7 +30,7 @@ from sweep_kit import (
 
 from cluster.nodes import Nodes, Shape
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 GRID = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
 #: A method of the user's own, in the folder where the sweep is started.

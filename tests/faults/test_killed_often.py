@@ -14,7 +14,7 @@ import pytest
 from server_kit import CELLS, INLINE, SWEEP, TRIALS, check, end_of, until
 from sweep_kit import alive, descendants, events, matrices, only_folder, reports, rows_are_unique, same_matrices, start
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 KILLS = 20
 #: Imported once, by the process that all lives are forked from: imports take most of a short life.

@@ -9,7 +9,7 @@ from sweep_kit import listing, matrices, only_folder, reports
 
 from trackers import read
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags", "inputs", "datasets")
 
