@@ -390,7 +390,7 @@ def test_a_browser_opens_the_page(tmp_path):
     assert not [line for line in drawn.stderr.splitlines() if "CONSOLE" in line]
     dumped = subprocess.run([*command, "--dump-dom", where], capture_output=True, text=True, timeout=120)
     seen = Reader(dumped.stdout.partition("<html")[2].join(("<html", "")))
-    assert len(seen.tags("img")) == 9
+    assert len(seen.tags("img")) == 10
     assert seen.tags("script") == []
 
 
