@@ -135,9 +135,7 @@ def test_each_picture(browser, server, runs, place):
     assert {"pictures/matrix.png", "pictures/progress.png", "pictures/capacity.png", "pictures/overlap.png"} <= names
     for run, path in wanted:
         shown = f"document.body.innerText.includes('artifacts/{path}') && {IMAGES}.length"
-        browser.open(
-            "about:blank", "document.readyState == 'complete'", 30
-        )  # else MLflow keeps the last picture
+        browser.open("about:blank", "document.readyState == 'complete'", 30)  # else MLflow keeps the last picture
         browser.open(f"{server.uri}/#/experiments/{experiment}/runs/{run.info.run_id}/artifacts/{path}", shown, 240)
         browser.picture(place / f"shown-{path.replace('/', '-')}")
 
