@@ -87,7 +87,7 @@ def test_s10_score_gradients_of_a_layer_are_the_authors(trace, kind, mask):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000, masks.MANY + 3])
 def test_topk_is_a_full_sort_for_any_numbers(dtype, size):
     """Values over the whole range of the type, denormals, zeros, infinity and many equals among them."""
     draw = torch.Generator().manual_seed(size)
