@@ -8,10 +8,10 @@ import typer
 
 from cluster.auth import own_environment
 from cluster.nodes import LOOPBACK
-from cluster.supervise import Stopped, driver_command, signals, supervise, typed
+from cluster.supervise import Stopped, driver_command, signals, supervise
 from cluster.words import Retries, TokenFile, Words, check_sweep, read_words
 from sweeps.joining import check_joining
-from trackers.command import console_here, say
+from trackers.command import console_here, say, typed_command
 
 
 def attach(
@@ -26,7 +26,7 @@ def attach(
     settings = read_words(words)
     check_joining(address, environment)
     check_sweep(settings)
-    command = driver_command([*(words or ()), "--address", address, *(["--ship"] if ship else [])], typed())
+    command = driver_command([*(words or ()), "--address", address, *(["--ship"] if ship else [])], typed_command())
 
     def begin() -> tuple[list[str], Mapping[str, str]]:
         return command, environment

@@ -9,9 +9,9 @@ import typer
 
 from clcore.errors import BadValue
 from cluster.nodes import Nodes, Shape
-from cluster.supervise import SOON, Signals, Stopped, driver_command, signals, supervise, typed
+from cluster.supervise import SOON, Signals, Stopped, driver_command, signals, supervise
 from cluster.words import Retries, Words, check_room, check_sweep, read_words
-from trackers.command import console_here, say
+from trackers.command import console_here, say, typed_command
 
 
 def local(
@@ -67,7 +67,7 @@ class _Run:
         shape = self.cluster.shape
         gpus = f", {shape.gpus} GPUs" if shape.gpus else ""
         self._say(f"{shape.nodes} Ray nodes of {shape.cpus} CPUs{gpus} at {self.cluster.address}")
-        return driver_command([*self.words, "--address", self.cluster.address], typed()), self.cluster.environment
+        return driver_command([*self.words, "--address", self.cluster.address], typed_command()), self.cluster.environment
 
     def _fallen(self) -> bool:
         """Whether the head is lost; lost nodes are started again meanwhile, as often as drivers are."""

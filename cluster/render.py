@@ -11,9 +11,8 @@ import typer
 from clcore.errors import BadValue, UnknownName, UserError
 from cluster.render_facts import Machines, Sweep, image_of, ray_version, sweep_of
 from cluster.render_text import filled, from_home, in_shell, in_yaml, plain
-from cluster.supervise import typed
 from cluster.words import Retries, Words
-from trackers.command import console_here, say
+from trackers.command import console_here, say, typed_command
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _common(sweep: Sweep, machines: Machines, extra: Extra) -> dict[str, Any]:
         "title": sweep.name,
         "name": sweep.name,
         "job": sweep.job,
-        "command": plain("the command", typed()),
+        "command": plain("the command", typed_command()),
         "file": shlex.quote(extra.file),
         "workers": machines.workers,
         "cpus": machines.cpus,

@@ -13,12 +13,12 @@ from clcore.errors import BadValue, UserError
 from cluster.auth import own_environment
 from cluster.driven import BROKEN
 from cluster.jobs import RUNNING, STOPPED, Job, JobServer, Unreachable
-from cluster.supervise import FINAL, typed
+from cluster.supervise import FINAL
 from cluster.words import Retries, TokenFile, Words, read_words
 from sweeps.settings import Settings, digest
 from sweeps.ship import runtime_env
 from trackers.check import check_password
-from trackers.command import BAD_CALL, INTERRUPTED, console_here, say
+from trackers.command import BAD_CALL, INTERRUPTED, console_here, say, typed_command
 
 #: Seconds before a lost driver or job server is tried again, and as many more each time.
 PAUSE = 15.0
@@ -141,5 +141,5 @@ def _order(words: Sequence[str] | None, python: str, ship: bool) -> Order:
     check_portable(settings, ship)
     name = settings.sweep_name()
     whole = [*(words or ()), *([] if settings.name else ["--name", name]), "--address", "auto"]
-    entrypoint = shlex.join([python, "-m", "cluster.driven", typed(), *whole])
+    entrypoint = shlex.join([python, "-m", "cluster.driven", typed_command(), *whole])
     return Order(name, entrypoint, digest(settings.question()), runtime_env(Path.cwd(), settings.home) if ship else {})

@@ -1,7 +1,6 @@
 """The driver of a sweep as a process that is started again when it is lost: the same call goes on from the journal."""
 
 import contextlib
-import shlex
 import signal
 import subprocess
 import sys
@@ -71,11 +70,6 @@ def driver_command(words: Sequence[str], command: str) -> list[str]:
         command: what was typed, for the record.
     """
     return [sys.executable, "-m", "cluster.driven", command, *words]
-
-
-def typed() -> str:
-    """What was typed."""
-    return shlex.join(["python", "cluster/launch.py", *sys.argv[1:]])
 
 
 def supervise(

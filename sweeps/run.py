@@ -1,6 +1,5 @@
 """The command line: ``python sweeps/run.py``, ``clsweep`` and ``python -m sweeps.run`` are the same."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clcore.errors import BadValue, UserError
-from trackers.command import console_here, run
+from clcore.errors import UserError
+from sweeps import options as o
+from sweeps.options import COST, HOW, WHAT, WHERE, option, option_values
+from trackers.command import HOME, console_here, run, typed_command
 
 EXAMPLES = """
 Examples:
@@ -22,7 +23,7 @@ Examples:
 
   python sweeps/run.py --resume NAME
 """
-WHAT, COST, WHERE, HOW, AGAIN = "What is swept", "How much", "Where it is kept", "How it runs", "What is run again"
+AGAIN = "What is run again"
 
 #: Parameters of the command that are not settings.
 NO_SETTING = ("dry_run", "list_", "resume", "replay", "fork", "at_task")
@@ -30,54 +31,50 @@ NO_SETTING = ("dry_run", "list_", "resume", "replay", "fork", "at_task")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-def _option(name: str, panel: str, help: str, default: str | bool = False) -> Any:
-    return typer.Option(name, rich_help_panel=panel, help=help, show_default=default)
-
-
 @app.command(epilog=EXAMPLES)
 def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
-    method: Annotated[str | None, _option("--method", WHAT, "method, or a FILE.py that sets METHOD; see --list")] = None,
-    space: Annotated[str | None, _option("--space", WHAT, "grid, random, tpe, nsga2, default (a cell), FILE.toml", "grid")] = None,
-    benchmark: Annotated[str | None, _option("--benchmark", WHAT, "what is learned, or a FILE.py", "split-digits")] = None,
-    network: Annotated[str | None, _option("--network", WHAT, "network, e.g. mlp:500-500, or a FILE.py", "mlp:100-100")] = None,
-    scenario: Annotated[str | None, _option("--scenario", WHAT, "task-il, domain-il, class-il or task-free", "task-il")] = None,
-    tasks: Annotated[int | None, _option("--tasks", WHAT, "number of tasks", "its own")] = None,
-    classes_per_task: Annotated[int | None, _option("--classes-per-task", WHAT, "classes of a task", "its own")] = None,
-    larger_first_task: Annotated[int | None, _option("--larger-first-task", WHAT, "classes of task 1", "as the others")] = None,
-    assign: Annotated[list[str] | None, _option("--set", WHAT, "KEY=VALUE, any hyperparameter or setting; may be repeated")] = None,
-    trials: Annotated[int | None, _option("--trials", COST, "configurations of a sampled space", "20")] = None,
-    seeds: Annotated[str | None, _option("--seeds", COST, "how many (3: 0,1,2), or which (4,7 or 4,)", "1")] = None,
+    method: Annotated[str | None, option("--method", WHAT, "method, or a FILE.py that sets METHOD; see --list")] = None,
+    space: Annotated[str | None, option("--space", WHAT, "grid, random, tpe, nsga2, default (a cell), FILE.toml", "grid")] = None,
+    benchmark: o.Benchmark = None,
+    network: o.Network = None,
+    scenario: Annotated[str | None, option("--scenario", WHAT, "task-il, domain-il, class-il or task-free", "task-il")] = None,
+    tasks: o.Tasks = None,
+    classes_per_task: o.ClassesPerTask = None,
+    larger_first_task: Annotated[int | None, option("--larger-first-task", WHAT, "classes of task 1", "as the others")] = None,
+    assign: Annotated[list[str] | None, option("--set", WHAT, "KEY=VALUE, any hyperparameter or setting; may be repeated")] = None,
+    trials: o.Trials = None,
+    seeds: Annotated[str | None, option("--seeds", COST, "how many (3: 0,1,2), or which (4,7 or 4,)", "1")] = None,
     references: Annotated[bool | None, typer.Option(
         "--references/--no-references", rich_help_panel=COST, show_default="no-references",
         help="run joint training and random guessing once a seed where the home lacks them, for HAT's forgetting ratio",
     )] = None,
-    time_budget: Annotated[float | None, _option("--time-budget", COST, "seconds after which nothing new starts", "none")] = None,
-    home: Annotated[Path | None, _option("--home", WHERE, "folder of all sweeps and of their MLflow record", "runs")] = None,
-    name: Annotated[str | None, _option("--name", WHERE, "name of the sweep", "METHOD-SPACE-DIGEST")] = None,
-    tracking_uri: Annotated[str | None, _option("--tracking-uri", WHERE, "MLflow", "sqlite:///HOME/mlflow.db")] = None,
-    storage: Annotated[str | None, _option("--storage", WHERE, "checkpoints: a shared path or s3://..", "in the home")] = None,
-    keep: Annotated[str | None, _option("--keep", WHERE, "weights of: final, every-task (for --fork), best", "final")] = None,
-    keep_bytes: Annotated[str | None, _option("--keep-bytes", WHERE, "of weights, e.g. 2GB; the worst go first", "any")] = None,
-    data_dir: Annotated[Path | None, _option("--data-dir", WHERE, "folder of MNIST and Fashion-MNIST", "the user's cache")] = None,
-    resume: Annotated[str | None, _option("--resume", WHERE, "NAME of a sweep to go on with; needs no other option")] = None,
-    pack: Annotated[str | None, _option("--pack", HOW, "members trained as one program: auto, or a number", "auto")] = None,
-    compiled: Annotated[str | None, _option("--compile", HOW, "compile steps: auto (long sweeps), on, off", "auto")] = None,
-    executor: Annotated[str | None, _option("--executor", HOW, "ray, or inline: in this process", "ray")] = None,
-    device: Annotated[str | None, _option("--device", HOW, "torch device, or auto", "auto")] = None,
-    cpus: Annotated[int | None, _option("--cpus", HOW, "CPU threads of a pack", "1")] = None,
-    gpus_per_trial: Annotated[float | None, _option("--gpus-per-trial", HOW, "GPUs of a pack; a fraction shares one", "0")] = None,
-    memory: Annotated[float | None, _option("--memory", HOW, "GiB of memory set aside for a pack", "not counted")] = None,
-    workers: Annotated[int | None, _option("--workers", HOW, "packs at a time", "cores / cpus")] = None,
-    address: Annotated[str | None, _option("--address", HOW, "Ray cluster: HOST:PORT or auto", "our own")] = None,
+    time_budget: Annotated[float | None, option("--time-budget", COST, "seconds after which nothing new starts", "none")] = None,
+    home: Annotated[Path | None, option("--home", WHERE, HOME, "runs")] = None,
+    name: Annotated[str | None, option("--name", WHERE, "name of the sweep", "METHOD-SPACE-DIGEST")] = None,
+    tracking_uri: o.TrackingUri = None,
+    storage: Annotated[str | None, option("--storage", WHERE, "checkpoints: a shared path or s3://..", "in the home")] = None,
+    keep: Annotated[str | None, option("--keep", WHERE, "weights of: final, every-task (for --fork), best", "final")] = None,
+    keep_bytes: Annotated[str | None, option("--keep-bytes", WHERE, "of weights, e.g. 2GB; the worst go first", "any")] = None,
+    data_dir: o.DataDir = None,
+    resume: Annotated[str | None, option("--resume", WHERE, "NAME of a sweep to go on with; needs no other option")] = None,
+    pack: o.Pack = None,
+    compiled: o.Compiled = None,
+    executor: o.Executor = None,
+    device: o.Device = None,
+    cpus: o.Cpus = None,
+    gpus_per_trial: o.GpusPerTrial = None,
+    memory: Annotated[float | None, option("--memory", HOW, "GiB of memory set aside for a pack", "not counted")] = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     ship: Annotated[bool | None, typer.Option(
         "--ship", rich_help_panel=HOW, show_default="what is installed there",
         help="send the working tree, our code included, to the nodes of --address",
     )] = None,
-    dry_run: Annotated[bool, _option("--dry-run", HOW, "say what it would run and cost; train nothing")] = False,
-    list_: Annotated[bool, _option("--list", HOW, "show what there is; with --method, its keys")] = False,
-    replay: Annotated[str | None, _option("--replay", AGAIN, "RUN_ID of a trial in MLflow: run it, and compare", "none")] = None,
-    fork: Annotated[str | None, _option("--fork", AGAIN, "RUN_ID of a trial to go on from with other values", "none")] = None,
-    at_task: Annotated[int | None, _option("--at-task", AGAIN, "of --fork: first task that --set is for, from 2", "none")] = None,
+    dry_run: o.DryRun = False,
+    list_: Annotated[bool, option("--list", HOW, "show what there is; with --method, its keys")] = False,
+    replay: Annotated[str | None, option("--replay", AGAIN, "RUN_ID of a trial in MLflow: run it, and compare", "none")] = None,
+    fork: Annotated[str | None, option("--fork", AGAIN, "RUN_ID of a trial to go on from with other values", "none")] = None,
+    at_task: Annotated[int | None, option("--at-task", AGAIN, "of --fork: first task that --set is for, from 2", "none")] = None,
 ) -> None:  # fmt: skip
     """Sweeps the hyperparameters of a continual-learning method and records every trial in MLflow."""
     given = {key: value for key, value in locals().items() if key not in NO_SETTING and value is not None}
@@ -98,13 +95,7 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     if dry_run:
         asked.dry_run(question, console)
         raise typer.Exit(0)
-    raise typer.Exit(session.run(question, console, _command()))
-
-
-def _command() -> str:
-    """What was typed."""
-    program, *words = sys.argv
-    return shlex.join([*(["python", program] if program.endswith(".py") else [Path(program).name]), *words])
+    raise typer.Exit(session.run(question, console, typed_command()))
 
 
 def _alone(option: str, others: dict[str, Any]) -> None:
@@ -155,35 +146,6 @@ def _settings(given: dict[str, Any], resume: str | None) -> Any:
     if "method" not in values:
         raise UserError("--method is missing: name one, e.g. --method tfm, or see --list.")
     return validated(values)
-
-
-def option_values(given: dict[str, Any]) -> dict[str, Any]:
-    """Options with those read that hold several values."""
-    values = {**given}
-    if "assign" in given:
-        values["assign"] = dict(_pair(text) for text in given["assign"])
-    if "seeds" in given:
-        values["seeds"] = _seeds(given["seeds"])
-    return values
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise BadValue("--set", text, "KEY=VALUE, e.g. --set epochs=5")
-    return key.strip(), value.strip()
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    allowed = "a number of seeds (3), or seeds of at least 0 joined by commas (4,7 or 4,)"
-    if not all(part.isascii() and part.isdigit() for part in parts if part or len(parts) == 1) or not any(parts):
-        raise BadValue("--seeds", text, allowed)
-    if len(parts) == 1:
-        if int(parts[0]) < 1:
-            raise BadValue("--seeds", text, allowed)
-        return tuple(range(int(parts[0])))
-    return tuple(dict.fromkeys(int(part) for part in parts if part))
 
 
 def main() -> int:

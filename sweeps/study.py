@@ -3,14 +3,15 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from rich.console import Console
 
 from clcore.errors import BadValue, UserError
-from sweeps.studies import options as o
-from trackers.command import console_here, run, say
+from sweeps import options as o
+from sweeps.studies.options import Common, Shared, common, method_names, with_shared
+from trackers.command import console_here, run, say, typed_command
 
 if TYPE_CHECKING:
     from sweeps.studies.answers import Answers
@@ -28,12 +29,6 @@ Examples:
 
 The same command goes on where it was stopped, and runs nothing that the home has.
 """
-#: Parameters of the commands that are not settings of every sweep.
-NO_SETTING = (
-    "method", "methods", "knobs", "cells", "space", "trials", "references", "corruptions", "tune", "isolated", "export",
-    "dry_run", "from_record",
-)  # fmt: skip
-
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=EXAMPLES)
 
 
@@ -41,7 +36,7 @@ class Question(Protocol):
     """What a study asks for."""
 
     @property
-    def common(self) -> o.Common:
+    def common(self) -> Common:
         """What its sweeps share."""
 
     def first(self) -> "list[Needed]":
@@ -60,19 +55,14 @@ def _studies() -> None:
 
 
 @app.command(epilog=EXAMPLES)
-def robustness(  # noqa: PLR0913 - one parameter an option; it only collects them
+@with_shared
+def robustness(
+    shared: Shared,
     method: Annotated[str | None, o.option("--method", o.WHAT, "method; see python sweeps/run.py --list")] = None,
     knobs: Annotated[str | None, o.option("--knobs", o.WHAT, "one or two hyperparameters, e.g. smax,c", "the method's own")] = None,
     space: Annotated[str, o.option("--space", o.WHAT, "grid; or random, tpe: all that the method declares", True)] = "grid",
-    benchmark: o.Benchmark = None,
-    network: o.Network = None,
-    scenario: o.Scenario = None,
-    tasks: o.Tasks = None,
-    classes_per_task: o.ClassesPerTask = None,
-    assign: o.Assign = None,
     cells: Annotated[str, o.option("--cells", o.COST, "values of each knob, e.g. 4x4", True)] = "4",
-    trials: Annotated[int | None, o.option("--trials", o.COST, "configurations of a sampled space", "20")] = None,
-    seeds: o.Seeds = "3",
+    trials: o.Trials = None,
     references: Annotated[bool | None, typer.Option(
         "--references/--no-references", rich_help_panel=o.COST, show_default="for hat",
         help="joint training and guessing once a seed, for rho",
@@ -80,129 +70,70 @@ def robustness(  # noqa: PLR0913 - one parameter an option; it only collects the
     corruptions: Annotated[bool, typer.Option(
         "--corruptions/--no-corruptions", rich_help_panel=o.COST, help="try stored weights on corrupted images",
     )] = True,
-    time_budget: o.TimeBudget = None,
-    home: o.Home = Path("runs"),
-    tracking_uri: o.TrackingUri = None,
-    data_dir: o.DataDir = None,
-    pack: o.Pack = None,
-    compiled: o.Compiled = None,
-    executor: o.Executor = None,
-    device: o.Device = None,
-    cpus: o.Cpus = None,
-    gpus_per_trial: o.GpusPerTrial = None,
-    workers: o.Workers = None,
-    address: o.Address = None,
-    dry_run: o.DryRun = False,
-    from_record: o.FromRecord = False,
 ) -> None:  # fmt: skip
     """How much a method's results hang on its hyperparameters: a grid over seeds, analysed."""
-    given = _given(locals())
-    names = o.method_names(method, "--method")
+    names = method_names(method, "--method")
     if len(names) > 1:
         raise BadValue("--method", method, "one method; each has knobs of its own")
     from sweeps.studies.robust import Turned
     from sweeps.studies.robust import robustness as ask
 
     turned = Turned(knobs, cells, space, trials)
-    _carry_out(ask(names[0], o.common(given, names), turned, references, corruptions), names[0], dry_run, from_record)
+    _carry_out(ask(names[0], common(shared, names), turned, references, corruptions), names[0], shared)
 
 
 @app.command(epilog=EXAMPLES)
-def compression(  # noqa: PLR0913 - one parameter an option; it only collects them
+@with_shared
+def compression(
+    shared: Shared,
     methods: Annotated[str | None, o.option("--methods --method", o.WHAT, "methods, joined by commas")] = None,
-    benchmark: o.Benchmark = None,
-    network: o.Network = None,
-    scenario: o.Scenario = None,
-    tasks: o.Tasks = None,
-    classes_per_task: o.ClassesPerTask = None,
-    assign: o.Assign = None,
     space: Annotated[str, o.option("--space", o.WHAT, "grid; or nsga2: a search for the front over all knobs", True)] = "grid",
     cells: Annotated[int, o.option("--cells", o.COST, "values of a knob", True)] = 5,
     trials: Annotated[int | None, o.option("--trials", o.COST, "configurations of each method, of nsga2", "20")] = None,
-    seeds: o.Seeds = "3",
     isolated: Annotated[bool | None, typer.Option(
         "--isolated/--no-isolated", rich_help_panel=o.COST, show_default="for hat",
         help="HAT on single tasks beside plain training",
     )] = None,
     export: Annotated[Path | None, o.option("--export", o.WHERE, "folder for the best of each method as files", "none")] = None,
-    time_budget: o.TimeBudget = None,
-    home: o.Home = Path("runs"),
-    tracking_uri: o.TrackingUri = None,
-    data_dir: o.DataDir = None,
-    pack: o.Pack = None,
-    compiled: o.Compiled = None,
-    executor: o.Executor = None,
-    device: o.Device = None,
-    cpus: o.Cpus = None,
-    gpus_per_trial: o.GpusPerTrial = None,
-    workers: o.Workers = None,
-    address: o.Address = None,
-    dry_run: o.DryRun = False,
-    from_record: o.FromRecord = False,
 ) -> None:  # fmt: skip
     """How small a method's network can be, and what that costs in accuracy."""
-    given = _given(locals())
-    names = o.method_names(methods, "--methods")
+    names = method_names(methods, "--methods")
     from sweeps.studies.shrinking import Varied
     from sweeps.studies.shrinking import compression as ask
 
     varied = Varied(space, cells, trials)
-    _carry_out(ask(names, o.common(given, names), varied, isolated, export), names[0], dry_run, from_record)
+    _carry_out(ask(names, common(shared, names), varied, isolated, export), names[0], shared)
 
 
 @app.command(epilog=EXAMPLES)
-def compare(  # noqa: PLR0913 - one parameter an option; it only collects them
+@with_shared
+def compare(
+    shared: Shared,
     methods: Annotated[str | None, o.option("--methods", o.WHAT, "methods, joined by commas; joint adds HAT's rho")] = None,
-    benchmark: o.Benchmark = None,
-    network: o.Network = None,
-    scenario: o.Scenario = None,
-    tasks: o.Tasks = None,
-    classes_per_task: o.ClassesPerTask = None,
-    assign: o.Assign = None,
-    seeds: o.Seeds = "3",
     tune: Annotated[int | None, o.option("--tune", o.COST, "try N random configurations of each method first, on one seed")] = None,
-    time_budget: o.TimeBudget = None,
-    home: o.Home = Path("runs"),
-    tracking_uri: o.TrackingUri = None,
-    data_dir: o.DataDir = None,
-    pack: o.Pack = None,
-    compiled: o.Compiled = None,
-    executor: o.Executor = None,
-    device: o.Device = None,
-    cpus: o.Cpus = None,
-    gpus_per_trial: o.GpusPerTrial = None,
-    workers: o.Workers = None,
-    address: o.Address = None,
-    dry_run: o.DryRun = False,
-    from_record: o.FromRecord = False,
 ) -> None:
     """The table of a paper: methods over the same seeds, with intervals, paired tests and curves."""
-    given = _given(locals())
     from sweeps.studies.comparing import Comparison
 
-    names = o.method_names(methods, "--methods")
-    _carry_out(Comparison.of(names, o.common(given, names), tune), names[0], dry_run, from_record)
+    names = method_names(methods, "--methods")
+    _carry_out(Comparison.of(names, common(shared, names), tune), names[0], shared)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in NO_SETTING}
-
-
-def _carry_out(question: Question, method: str, dry_run: bool, from_record: bool) -> None:
+def _carry_out(question: Question, method: str, shared: Shared) -> None:
     """Runs what is missing, writes the report, publishes it; ends with the exit code."""
     from sweeps.studies import running
 
-    if dry_run and from_record:
+    if shared.dry_run and shared.from_record:
         raise UserError("--dry-run does not go with --from-record.")
-    console, command = console_here(), o.typed_command()
-    if from_record and not question.common.home.is_dir():
+    console, command = console_here(), typed_command()
+    if shared.from_record and not question.common.home.is_dir():
         raise UserError(f"--home {question.common.home} is not there: there is nothing to read.")
-    if not from_record:
+    if not shared.from_record:
         running.check_first(question.common, method)
-    if dry_run:
+    if shared.dry_run:
         running.dry_run([*question.first(), *question.sweeps(_answers(question))], console)
         raise typer.Exit(0)
-    if not from_record:
+    if not shared.from_record:
         code = _run(question, console, command)
         if code:
             say(console, "the study is not finished: the same command goes on")

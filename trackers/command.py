@@ -1,5 +1,6 @@
 """What the commands share: one line for a mistake, a console, and where a sweep is found."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ BAD_CALL, INTERRUPTED = 2, 130
 #: Columns where the output is no terminal.
 PLAIN_WIDTH = 120
 
-Home = Annotated[Path, typer.Option("--home", help="folder of all sweeps and of their MLflow record")]
+HOME = "folder of all sweeps and of their MLflow record"
+Home = Annotated[Path, typer.Option("--home", help=HOME)]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow", show_default="sqlite:///HOME/mlflow.db")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder of data files", show_default="the user's cache")]
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="name of a sweep in the home, or a path of its folder")]
 
 
@@ -45,6 +48,12 @@ def _complain(message: str) -> int:
 def console_here() -> Console:
     """Standard output, with a width of its own where it is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+
+
+def typed_command() -> str:
+    """What was typed, for the record; a program that is installed by its name."""
+    program, *words = sys.argv
+    return shlex.join([*(["python", program] if program.endswith(".py") else [Path(program).name]), *words])
 
 
 def say(console: Console, line: str) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from clcore.errors import BadValue, UnknownName, UserError
 from trackers.check import own_database
-from trackers.command import Home, TrackingUri, console_here, find_sweep, run, say
+from trackers.command import DataDir, Home, TrackingUri, console_here, find_sweep, run, say
 
 if TYPE_CHECKING:
     from clcore.benchmarks import Benchmark
@@ -42,7 +42,7 @@ def show(
     ] = "negligible",
     home: Home = Path("runs"),
     tracking_uri: TrackingUri = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder of data files", show_default="the user's cache")] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Writes a trial's tasks together, as few bytes as it takes, and each as a plain network without dead units."""
     from trackers.recorded import is_run_id

@@ -16,7 +16,7 @@ from clcore.predictor import Predictor, Recipe
 from clcore.quick import benchmark_of
 from trackers.artifacts import CONFIG, WEIGHTS
 from trackers.check import own_database
-from trackers.command import Home, TrackingUri, console_here, run, say
+from trackers.command import DataDir, Home, TrackingUri, console_here, run, say
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -40,7 +40,7 @@ def log(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="MLflow's id of a finished trial")],
     home: Home = Path("runs"),
     tracking_uri: TrackingUri = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder of data files", show_default="the user's cache")] = None,
+    data_dir: DataDir = None,
     run_files: Annotated[bool, typer.Option("--run-files", help="the trial's method is a file of mine: run it")] = False,
 ) -> None:
     """Puts the model of a finished trial into its run, with signature and example; nothing in it is pickled."""

@@ -1,49 +1,74 @@
 """Options that all studies share: those of a sweep that make sense for several of them."""
 
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from clcore.errors import BadValue, UnknownName, UserError
-from sweeps.run import option_values
+from sweeps import options as o
+from trackers.command import HOME
 
-WHAT, COST, WHERE, HOW = "What is asked", "How much", "Where it is kept", "How it runs"
-
-
-def option(names: str, panel: str, help: str, default: str | bool = False) -> Any:
-    """An option of the command; several names are separated by a space."""
-    return typer.Option(*names.split(), rich_help_panel=panel, help=help, show_default=default)
-
-
-Benchmark = Annotated[str | None, option("--benchmark", WHAT, "what is learned, or a FILE.py", "split-digits")]
-Network = Annotated[str | None, option("--network", WHAT, "network, e.g. mlp:500-500, or a FILE.py", "mlp:100-100")]
-Scenario = Annotated[str | None, option("--scenario", WHAT, "task-il, domain-il or class-il", "task-il")]
-Tasks = Annotated[int | None, option("--tasks", WHAT, "number of tasks", "its own")]
-ClassesPerTask = Annotated[int | None, option("--classes-per-task", WHAT, "classes of a task", "its own")]
+Scenario = Annotated[str | None, o.option("--scenario", o.WHAT, "task-il, domain-il or class-il", "task-il")]
 Assign = Annotated[
     list[str] | None,
-    option("--set", WHAT, "KEY=VALUE, or METHOD.KEY=VALUE for one of several methods; may be repeated"),
+    o.option("--set", o.WHAT, "KEY=VALUE, or METHOD.KEY=VALUE for one of several methods; may be repeated"),
 ]
-Seeds = Annotated[str, option("--seeds", COST, "how many (3: 0,1,2), or which (4,7)", True)]
-TimeBudget = Annotated[float | None, option("--time-budget", COST, "seconds after which a sweep starts nothing new", "none")]
-Home = Annotated[Path, option("--home", WHERE, "folder of all sweeps and of their MLflow record", True)]
-TrackingUri = Annotated[str | None, option("--tracking-uri", WHERE, "MLflow", "sqlite:///HOME/mlflow.db")]
-DataDir = Annotated[Path | None, option("--data-dir", WHERE, "folder of MNIST and Fashion-MNIST", "the user's cache")]
-Pack = Annotated[str | None, option("--pack", HOW, "members trained as one program: auto, or a number", "auto")]
-Compiled = Annotated[str | None, option("--compile", HOW, "compile steps: auto (long sweeps), on, off", "auto")]
-Executor = Annotated[str | None, option("--executor", HOW, "ray, or inline: in this process", "ray")]
-Device = Annotated[str | None, option("--device", HOW, "torch device, or auto", "auto")]
-Cpus = Annotated[int | None, option("--cpus", HOW, "CPU threads of a pack", "1")]
-GpusPerTrial = Annotated[float | None, option("--gpus-per-trial", HOW, "GPUs of a pack; a fraction shares one", "0")]
-Workers = Annotated[int | None, option("--workers", HOW, "packs at a time", "cores / cpus")]
-Address = Annotated[str | None, option("--address", HOW, "Ray cluster: HOST:PORT or auto", "our own")]
-DryRun = Annotated[bool, option("--dry-run", HOW, "say what it would run and cost; train nothing")]
-FromRecord = Annotated[bool, option("--from-record", HOW, "run nothing: report what is there, and say what is missing")]
+Seeds = Annotated[str, o.option("--seeds", o.COST, "how many (3: 0,1,2), or which (4,7)", True)]
+TimeBudget = Annotated[float | None, o.option("--time-budget", o.COST, "seconds after which a sweep starts nothing new", "none")]
+Home = Annotated[Path, o.option("--home", o.WHERE, HOME, True)]
+FromRecord = Annotated[bool, o.option("--from-record", o.HOW, "run nothing: report what is there, and say what is missing")]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The options that every study has, as they were typed; None: not given."""
+
+    benchmark: o.Benchmark = None
+    network: o.Network = None
+    scenario: Scenario = None
+    tasks: o.Tasks = None
+    classes_per_task: o.ClassesPerTask = None
+    assign: Assign = None
+    seeds: Seeds = "3"
+    time_budget: TimeBudget = None
+    home: Home = Path("runs")
+    tracking_uri: o.TrackingUri = None
+    data_dir: o.DataDir = None
+    pack: o.Pack = None
+    compiled: o.Compiled = None
+    executor: o.Executor = None
+    device: o.Device = None
+    cpus: o.Cpus = None
+    gpus_per_trial: o.GpusPerTrial = None
+    workers: o.Workers = None
+    address: o.Address = None
+    dry_run: o.DryRun = False
+    from_record: FromRecord = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that are settings of its sweeps, as they were typed."""
+        return {key: value for key, value in vars(self).items() if key not in _OF_THE_STUDY and value is not None}
+
+
+#: Options that are not settings of its sweeps.
+_OF_THE_STUDY = ("dry_run", "from_record")
+
+
+def with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of :class:`Shared` besides its own; it is given them as one value, ``shared``."""
+    own = [p for p in signature(command).parameters.values() if p.name != "shared"]
+    others = signature(Shared).parameters
+
+    @wraps(command)
+    def whole(**given: Any) -> None:
+        command(**{p.name: given[p.name] for p in own}, shared=Shared(**{name: given[name] for name in others}))
+
+    whole.__signature__ = Signature([*own, *others.values()])  # type: ignore[attr-defined]  # typer reads it
+    return whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +108,7 @@ class Common:
         return replace(self, values={**self.values, "seeds": tuple(seeds)})
 
 
-def common(given: Mapping[str, Any], methods: Sequence[str]) -> Common:
+def common(shared: Shared, methods: Sequence[str]) -> Common:
     """What all sweeps share, from the options that were given.
 
     Raises:
@@ -91,7 +116,7 @@ def common(given: Mapping[str, Any], methods: Sequence[str]) -> Common:
     """
     from sweeps.settings import declarations  # it imports torch, which --help should not wait for
 
-    values = option_values({key: value for key, value in given.items() if value is not None})
+    values = o.option_values(shared.settings)
     assign = values.pop("assign", {})
     names = {Path(method).stem: method for method in methods}
     for key in assign:
@@ -123,9 +148,3 @@ def method_names(text: str | None, option_name: str) -> list[str]:
     if len({Path(name).stem for name in names}) < len(names):
         raise BadValue(option_name, text, "different methods")
     return names
-
-
-def typed_command() -> str:
-    """What was typed."""
-    program, *words = sys.argv
-    return shlex.join([*(["python", program] if program.endswith(".py") else [Path(program).name]), *words])

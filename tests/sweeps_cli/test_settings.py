@@ -6,7 +6,7 @@ from clcore import hyper
 from clcore.errors import BadValue, UnknownName, UserError
 from clcore.methods import METHODS
 from clcore.training import Training
-from sweeps.run import _seeds
+from sweeps.options import read_seeds
 from sweeps.settings import Surroundings, assigned, benchmark_options, declarations, validated
 from sweeps.trials import base_configuration
 
@@ -152,13 +152,13 @@ def test_settings_survive_json():
     ],
 )  # fmt: skip
 def test_seeds(text, seeds):
-    assert _seeds(text) == seeds
+    assert read_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "a", ",", "1,-2", "1,b", "²", "1;2"])
 def test_bad_seeds(text):
     with pytest.raises(BadValue, match="--seeds"):
-        _seeds(text)
+        read_seeds(text)
 
 
 @pytest.mark.parametrize("name", METHODS.names())
