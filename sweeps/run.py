@@ -89,11 +89,11 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
 
         _alone("--replay", {"--resume": resume, "--fork": fork, "--at-task": at_task, "--dry-run": dry_run or None})
         raise typer.Exit(again.replay(replay, given, console))
-    from sweeps import asked, session
+    from sweeps import planned, session
 
     question = _question(fork, at_task, given, resume, console)
     if dry_run:
-        asked.dry_run(question, console)
+        planned.dry_run(question, console)
         raise typer.Exit(0)
     raise typer.Exit(session.run(question, console, typed_command()))
 
@@ -107,16 +107,16 @@ def _alone(option: str, others: dict[str, Any]) -> None:
 
 def _question(fork: str | None, at_task: int | None, given: dict[str, Any], resume: str | None, console: Any) -> Any:
     """What is asked, checked: a sweep, or the fork of a trial, of which it is said what is learned again."""
-    from sweeps import asked
+    from sweeps.asked import ask
 
     if fork is None:
         if at_task is not None:
             raise UserError("--at-task goes with --fork alone.")
-        return asked.ask(_settings(given, resume))
+        return ask(_settings(given, resume))
     from sweeps.fork import announce, fork_settings
 
     _alone("--fork", {"--resume": resume})
-    question = asked.ask(fork_settings(fork, at_task, option_values(given)))
+    question = ask(fork_settings(fork, at_task, option_values(given)))
     announce(question.settings, console)
     return question
 

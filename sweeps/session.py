@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps.asked import Asked, local_workers, make_plan, settled
+from sweeps.asked import Asked
 from sweeps.closing import LOG, close
 from sweeps.driver import Sweep
 from sweeps.fork import beginning
@@ -22,6 +22,7 @@ from sweeps.inline import run_inline
 from sweeps.log_file import LogFile
 from sweeps.manifest import sweep_event, write_manifest
 from sweeps.on_ray import cluster_workers, prepare_environment, ray_session, run_on_ray
+from sweeps.planned import local_workers, planned
 from sweeps.progress import Display
 from sweeps.search import Grid, Search, Study
 from sweeps.sizes import check_room
@@ -42,11 +43,9 @@ def run(asked: Asked, console: Console, command: str) -> int:
     """
     folder = asked.folder
     with only_one(folder), _tracking(asked) as ready, _executor(asked) as workers, contextlib.ExitStack() as until_the_end:
-        plan, found = make_plan(asked, workers)
-        if (settled_now := settled(asked, plan)) is not asked:
-            asked, workers = settled_now, local_workers(settled_now.settings)
-        settings = asked.settings
-        check_room(asked, plan, found, workers)
+        found = planned(asked, workers)
+        asked, plan, workers, settings = found.asked, found.plan, found.workers, found.asked.settings
+        check_room(asked, plan, found.pilot, workers)
         publisher = ready()
         write_manifest(folder, settings, command)
         until_the_end.enter_context(_log_to(folder / LOG))
@@ -56,7 +55,7 @@ def run(asked: Asked, console: Console, command: str) -> int:
         sweep = Sweep(folder, journal, plan, _search(asked, folder, journal), settings.time_budget)
         console.print(
             f"[bold]{folder.name}[/]: {describe(asked.space)}; packs of {plan.size}, {workers} at a time, "
-            f"{settings.cpus} thread(s) each ({found.reason})",
+            f"{settings.cpus} thread(s) each ({found.pilot.reason})",
             highlight=False,
             soft_wrap=True,
         )

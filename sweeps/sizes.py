@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clcore import checkpoint
 from clcore.errors import UserError
@@ -15,14 +14,12 @@ from clcore.learner import Learner
 from clcore.masks import Mask
 from clcore.quick import TASK_FREE
 from clcore.report import monitoring
+from sweeps.asked import Asked
 from sweeps.driver import TRIALS, Plan
 from sweeps.keeping import Retention, shown
 from sweeps.pilot import Pilot
 from sweeps.trials import Configuration, Trial, with_values
 from trackers.artifacts import write_masks
-
-if TYPE_CHECKING:
-    from sweeps.asked import Asked
 
 #: Tasks that are learned to see what a further one adds; the first may differ from those after it.
 TASKS = 3
@@ -72,7 +69,7 @@ class Need:
     checkpoints: int
 
 
-def measure(trial: Trial, asked: "Asked") -> Sizes:
+def measure(trial: Trial, asked: Asked) -> Sizes:
     """Learns the first tasks of a trial's kind, briefly."""
     told = with_values(trial.configuration, BRIEF)
     learner = replace(asked.like, trials=(replace(trial, configuration=_with_tasks(told)),)).learner()
@@ -89,7 +86,7 @@ def measure(trial: Trial, asked: "Asked") -> Sizes:
     return Sizes(payload, header, masks, row)
 
 
-def need(asked: "Asked", plan: Plan, workers: int) -> Need:
+def need(asked: Asked, plan: Plan, workers: int) -> Need:
     """What the trials of a sweep are going to write, references aside.
 
     Args:
@@ -109,7 +106,7 @@ def need(asked: "Asked", plan: Plan, workers: int) -> Need:
     return Need(_kept(kinds, counts, asked, tasks), max(packs) + _transient(kinds, counts, plan, seeds, tasks))
 
 
-def check_room(asked: "Asked", plan: Plan, found: Pilot, workers: int) -> None:
+def check_room(asked: Asked, plan: Plan, found: Pilot, workers: int) -> None:
     """Sees that the disk has room for what a sweep is going to write; what it wrote before counts as there.
 
     Args:
@@ -137,14 +134,14 @@ def check_room(asked: "Asked", plan: Plan, found: Pilot, workers: int) -> None:
         )
 
 
-def disk_line(wanted: Need, asked: "Asked") -> str:
+def disk_line(wanted: Need, asked: Asked) -> str:
     """What the dry run says of bytes."""
     what = {"every-task": "weights, masks and states at boundaries"}.get(asked.settings.keep, "weights and masks")
     copy = "" if asked.settings.tracking.startswith("http") else ", as much in MLflow"
     return f"about {shown(wanted.kept)} of {what}{copy}; meanwhile at most {shown(wanted.checkpoints)} of checkpoints"
 
 
-def _at_most(asked: "Asked", plan: Plan, found: Pilot, workers: int) -> int:
+def _at_most(asked: Asked, plan: Plan, found: Pilot, workers: int) -> int:
     """More than a sweep can need: each task adds a whole state, and all its examples."""
     tasks = len(asked.benchmark.tasks)
     examples = max(len(task.train) for task in asked.benchmark.tasks) * prod(asked.benchmark.input_shape) * 4
@@ -152,7 +149,7 @@ def _at_most(asked: "Asked", plan: Plan, found: Pilot, workers: int) -> int:
     return states * tasks * (found.bytes + examples)
 
 
-def _kept(kinds: dict[str, Sizes], counts: Counter[str], asked: "Asked", tasks: int) -> int:
+def _kept(kinds: dict[str, Sizes], counts: Counter[str], asked: Asked, tasks: int) -> int:
     retention, seeds = asked.settings.retention, len(asked.settings.seeds)
     if retention.policy == "best":
         counts = Counter({max(kinds, key=lambda kind: kinds[kind].state(tasks)): 1})
@@ -174,7 +171,7 @@ def _transient(kinds: dict[str, Sizes], counts: Counter[str], plan: Plan, seeds:
     return max(min(plan.size, counts[kind]) * _states(sizes, plan.keep, tasks) for kind, sizes in kinds.items())
 
 
-def _counts(asked: "Asked") -> Counter[str]:
+def _counts(asked: Asked) -> Counter[str]:
     """Structure -> configurations of it; of a sampled space all are taken to be alike."""
     if asked.space.search != "grid":
         return Counter({asked.kinds[0].configuration.structure: asked.configurations})

@@ -49,6 +49,10 @@ class Space:
         """Every combination of the grid's values, the last key changing fastest."""
         return [dict(zip(self.values, cell, strict=True)) for cell in itertools.product(*self.values.values())]
 
+    def configurations(self, trials: int | None) -> int:
+        """How many are tried: all of a grid, otherwise as many as ``--trials`` says."""
+        return len(self.cells()) if self.search == "grid" else trials or DEFAULT_TRIALS
+
 
 def find_space(settings: Settings) -> Space:
     """The space that was asked for; keys that ``--set`` fixes are left out of the built-in ones.

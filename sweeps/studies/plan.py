@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sweeps.planned import REFERENCES
 from sweeps.settings import Settings, digest, validated
 from sweeps.spaces import Space, find_space
 from sweeps.trials import Configuration, Trial, base_configuration, with_values
@@ -60,18 +61,13 @@ class Needed:
 
     def references(self) -> list[Trial]:
         """The runs that HAT's forgetting ratio compares with, where they are asked for."""
-        from sweeps.asked import REFERENCES
-
         kinds = [base_configuration(self.settings, name) for name in REFERENCES] if self.settings.references else []
         return [Trial(kind, seed, role="reference") for kind in kinds for seed in self.settings.seeds]
 
     @property
     def asked(self) -> int:
         """How many trials it is asked for, references aside."""
-        from sweeps.spaces import DEFAULT_TRIALS
-
-        count = len(self.cells) if self.space.search == "grid" else self.settings.trials or DEFAULT_TRIALS
-        return count * len(self.settings.seeds)
+        return self.space.configurations(self.settings.trials) * len(self.settings.seeds)
 
     def command(self) -> str:
         """What to type to run it by itself."""

@@ -5,7 +5,9 @@ from functools import partial
 
 from rich.console import Console
 
-from sweeps import asked, session
+from sweeps import session
+from sweeps.asked import ask
+from sweeps.planned import planned
 from sweeps.progress import duration
 from sweeps.settings import validated
 from sweeps.studies.answers import Answers, own_record
@@ -35,7 +37,7 @@ def check_first(common: Common, method: str) -> None:
     Raises:
         UserError: the first thing that is wrong.
     """
-    asked.ask(validated(common.settings(method)))
+    ask(validated(common.settings(method)))
 
 
 def check(sweeps: Sequence[Needed]) -> None:
@@ -45,7 +47,7 @@ def check(sweeps: Sequence[Needed]) -> None:
         UserError: the first thing that is wrong.
     """
     for needed in sweeps:
-        asked.ask(needed.settings)
+        ask(needed.settings)
 
 
 def run(sweeps: Sequence[Needed], console: Console, command: str) -> int:
@@ -67,7 +69,7 @@ def run(sweeps: Sequence[Needed], console: Console, command: str) -> int:
             say(console, f"{head}: all {needed.asked} trials are there")
             continue
         say(console, f"{head}: {needed.settings.sweep_name()}, {_open_words(needed, answers)}")
-        code = session.run(asked.ask(needed.settings), console, command)
+        code = session.run(ask(needed.settings), console, command)
         if code not in GOES_ON:
             return code
     return 0
@@ -81,8 +83,7 @@ def dry_run(sweeps: Sequence[Needed], console: Console) -> None:
         count, missing = needed.asked, _missing_count(needed, answers)
         cost = 0.0
         if missing:
-            question = asked.ask(needed.settings)
-            cost = asked.most_seconds(question) * missing / count
+            cost = planned(ask(needed.settings)).seconds * missing / count
         put(f"{needed.label:<28} {count} trials, {missing} to run, at most about {duration(cost)}")
         total, left, seconds = total + count, left + missing, seconds + cost
     put(f"{'in all':<28} {total} trials, {left} to run, at most about {duration(seconds)}, references and Ray's starts aside")

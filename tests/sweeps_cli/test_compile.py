@@ -5,7 +5,8 @@ import torch
 from sweep_kit import HAT, events, matrices, only_folder
 
 from clcore import compiled
-from sweeps import asked as module
+from sweeps import planned as module
+from sweeps.asked import ask
 from sweeps.pilot import Pilot
 from sweeps.settings import validated
 
@@ -39,7 +40,7 @@ def test_a_compiled_sweep_says_so_and_learns_alike(cli, home, tmp_path, cells, r
     ],
 )  # fmt: skip
 def test_compiling_is_tried_where_asked_or_long_and_kept_where_it_pays(monkeypatch, tmp_path, said, most, probed, wanted):
-    asked = module.ask(validated({"method": "hat", "space": "default", "compiled": said, "home": tmp_path}))
+    asked = ask(validated({"method": "hat", "space": "default", "compiled": said, "home": tmp_path}))
     monkeypatch.setattr(module, "pilot", lambda home, trial, most, like: probed if like.compiled else PLAIN)
     monkeypatch.setattr(module, "_at_most", lambda *_: most)
     assert module._compiled_or_not(asked, 4, 1) == wanted

@@ -8,10 +8,11 @@ from sweep_kit import HAT, listing
 
 from clcore.errors import UserError
 from sweeps import sizes
-from sweeps.asked import ask, make_plan
+from sweeps.asked import ask
 from sweeps.driver import PACKS, Sweep
 from sweeps.inline import run_inline
 from sweeps.manifest import sweep_event
+from sweeps.planned import make_plan
 from sweeps.search import Grid
 from sweeps.settings import validated
 from trackers.journal import Journal

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps import asked as module
+from sweeps import planned as module
+from sweeps.asked import ask
 from sweeps.pilot import Pilot
 from sweeps.settings import validated
 
@@ -22,11 +23,10 @@ def planned(monkeypatch, tmp_path):
 
         monkeypatch.setattr(module.os, "cpu_count", lambda: CORES)
         monkeypatch.setattr(module, "pilot", pilot)
-        asked = module.ask(validated({"home": tmp_path, "compiled": "off", **given}))
+        asked = ask(validated({"home": tmp_path, "compiled": "off", **given}))
         asked = replace(asked, settings=asked.settings.model_copy(update={"address": address}))  # there is none to join
-        made, found = module.make_plan(asked, module.local_workers(asked.settings))
-        settings = module.settled(asked, made).settings
-        return made.like.threads, settings.cpus, module.local_workers(settings), found.reason
+        found = module.planned(asked)
+        return found.plan.like.threads, found.asked.settings.cpus, found.workers, found.pilot.reason
 
     return plan
 
