@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from sweeps.keeping import kept_lines
 from sweeps.storage import StorageFailed, remove
 from sweeps.trainable import of_environment
 from trackers.check import deep_link
+from trackers.command import say
 from trackers.cost import cost, cost_line
 from trackers.page import PAGE
 from trackers.record import SweepRecord, TrialRecord
@@ -54,7 +54,7 @@ def close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, thr
     lines = [report.ledger_line(ledger, references), f"cost           {cost_line(cost(record))}"]
     lines += [*kept_lines(sweep.record), *missing, *_next_steps(asked, record, rows, thread.publisher.experiment_id)]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
     return _exit_code(sweep, console, stopped, ledger)
 
 
@@ -75,16 +75,15 @@ def _publish_rest(sweep: Sweep, asked: Asked, console: Console, thread: "Publish
     uri = asked.settings.tracking
     if thread.error is not None:
         waiting = f"MLflow at {uri} cannot be written: trying for {patience:.0f} s more; all is safe in the journal"
-        console.print(waiting, highlight=False, soft_wrap=True, markup=False)
+        say(console, waiting)
     if thread.finish(patience):
         return []
     lacking = f"{thread.publisher.unpublished} run(s) of this sweep are not up to date in MLflow at {uri}"
     why = f" ({thread.error})" if thread.error else ""
-    return [f"{lacking}{why}; the journal has everything. Send the rest with:", f"  {publish_command(*_place(asked))}"]
-
-
-def _place(asked: Asked) -> tuple[str, Path]:
-    return asked.folder.name, asked.folder.parent
+    return [
+        f"{lacking}{why}; the journal has everything. Send the rest with:",
+        f"  {publish_command(sweep.folder.name, sweep.folder.parent)}",
+    ]
 
 
 def _write_end(
@@ -123,7 +122,7 @@ def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict
     if stopped:
         free = f" ({shutil.disk_usage(sweep.folder).free} bytes are free)" if sweep.environment else ""
         for line in (f"stopped: {stopped}{free}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            say(console, line)
         if sweep.environment:
             return ENVIRONMENT
         return {"SIGINT": 130, "SIGTERM": 143}.get(stopped, DONE)
@@ -133,6 +132,5 @@ def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict
     console.print(f"trial {failed.trial} failed: {failed.reason}", style="red", highlight=False, markup=False)
     if failed.traceback:
         console.print(failed.traceback, highlight=False, markup=False)
-    last = f"all failures: {sweep.folder / LOG}; the same call tries them again"
-    console.print(last, highlight=False, soft_wrap=True, markup=False)
+    say(console, f"all failures: {sweep.folder / LOG}; the same call tries them again")
     return FAILED if ledger["failed"] else DONE

@@ -55,6 +55,7 @@ def look_around() -> Callable[[str, str, str], Facts]:
     """
 
     def look(uri: str, said: str, own: str) -> dict[str, Any]:
+        """What this node is, and how it finds the storage."""
         import hashlib
         import importlib.metadata
         import importlib.util
@@ -64,12 +65,14 @@ def look_around() -> Callable[[str, str, str], Facts]:
         from pathlib import Path
 
         def version(package: str) -> str | None:
+            """That of an installed package."""
             try:
                 return importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
                 return None
 
         def code() -> str | None:
+            """A digest of our code; None where it is not installed."""
             found = hashlib.sha256()
             for room in ("clcore", "trackers", "sweeps"):
                 spec = importlib.util.find_spec(room)

@@ -16,9 +16,11 @@ from clcore.quick import TASK_FREE
 from clcore.training import Training
 from sweeps.boundary import Start, alone, found_boundary, read_boundary
 from sweeps.driver import PACKS, Plan
-from sweeps.replay import check_data, kept_beginning, option, pack_of, tracking
+from sweeps.options import typed_option
+from sweeps.replay import check_data, kept_beginning, pack_of, tracking
 from sweeps.settings import Settings, Surroundings, declarations, validated
 from sweeps.trials import Configuration, Pack, Trial
+from trackers.command import say
 from trackers.record import JOURNAL, load
 from trackers.recorded import client_of, recorded_trial
 from trackers.repeat import CUT
@@ -45,7 +47,7 @@ def fork_settings(run_id: str, at_task: int | None, given: Mapping[str, Any]) ->
             damaged.
     """
     if others := {*given} - {*OPTIONS}:
-        raise UserError(f"{option(min(others))} does not go with --fork: what --set does not name is the parent's.")
+        raise UserError(f"{typed_option(min(others))} does not go with --fork: what --set does not name is the parent's.")
     client = client_of(tracking(given))
     recorded = recorded_trial(client, run_id)
     pack, parent = pack_of(recorded, given.get("data_dir"))
@@ -71,13 +73,13 @@ def announce(settings: Settings, console: Console) -> None:
     assert fork is not None
     last, at = fork["before"][-1], fork["at"]
     changed = ", ".join(f"{name} {old} -> {settings.assign[name]}" for name, old in last["values"].items())
-    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    say(f"fork of run {fork['run']} (trial {fork['trial']}), from task {at} on: {changed}")
+    put = partial(say, console)
+    put(f"fork of run {fork['run']} (trial {fork['trial']}), from task {at} on: {changed}")
     again = "task 1 is" if at == 2 else f"tasks 1 to {at - 1} are"
     if fork.get("kept"):
-        say(f"the state before task {at} was kept: it goes on from there, {again} not learned again")
+        put(f"the state before task {at} was kept: it goes on from there, {again} not learned again")
     else:
-        say(f"the state before task {at} was not kept: {again} learned again with the old values, outside of any pack")
+        put(f"the state before task {at} was not kept: {again} learned again with the old values, outside of any pack")
 
 
 def beginning(settings: Settings, plan: Plan, folder: Path) -> Start | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clcore.errors import BadValue, UserError
 from trackers.kept import BOUNDARIES_PART, WEIGHTS_PART, boundaries, files_of, size_of, tell_dropped
+from trackers.labels import bytes_text
 from trackers.record import SweepRecord, TrialRecord
 from trackers.schema import PARTS
 from trackers.summary import Final, configurations
@@ -33,15 +34,6 @@ def bytes_of(text: str) -> int:
     if not count:
         raise BadValue(BUDGET, text, "a number of bytes with k, M, G or T, e.g. 500M or 2GB")
     return count
-
-
-def shown(count: float) -> str:
-    """A number of bytes as a person reads it, e.g. ``2.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 @dataclass(frozen=True)
@@ -167,7 +159,7 @@ class Keeper:
             if left <= budget:
                 return
             left -= self._size(own.trials[name], part)
-            yield from self._of(own.trials[name], [part], f"{BUDGET} {shown(budget)}")
+            yield from self._of(own.trials[name], [part], f"{BUDGET} {bytes_text(budget)}")
 
     def _of(self, trial: TrialRecord, parts: list[str] | tuple[str, ...], why: str) -> Iterator[Surplus]:
         there = [part for part in parts if part not in trial.dropped and self._size(trial, part)]

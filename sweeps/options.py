@@ -23,6 +23,11 @@ def option(names: str, panel: str, help: str, default: str | bool = False) -> An
     return typer.Option(*names.split(), rich_help_panel=panel, help=help, show_default=default)
 
 
+def typed_option(parameter: str) -> str:
+    """How a parameter of the command is typed: ``assign`` is ``--set``."""
+    return "--" + {"assign": "set", "compiled": "compile", "list_": "list"}.get(parameter, parameter).replace("_", "-")
+
+
 Benchmark = Annotated[str | None, option("--benchmark", WHAT, "what is learned, or a FILE.py", "split-digits")]
 Network = Annotated[str | None, option("--network", WHAT, "network, e.g. mlp:500-500, or a FILE.py", "mlp:100-100")]
 Tasks = Annotated[int | None, option("--tasks", WHAT, "number of tasks", "its own")]

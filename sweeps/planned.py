@@ -16,6 +16,7 @@ from sweeps.settings import Settings
 from sweeps.sizes import disk_line, need
 from sweeps.spaces import describe
 from sweeps.trials import Pack, base_configuration
+from trackers.command import say
 
 #: Seconds that a sweep must be expected to take at most for compiling its steps to be tried; it costs half a minute a worker.
 COMPILE_FROM = 1800
@@ -135,15 +136,15 @@ def dry_run(asked: Asked, console: Console) -> None:
     asked, workers = found.asked, found.workers
     count = asked.configurations * len(asked.settings.seeds)
     epochs = asked.base.training["epochs"]
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    say(f"sweep          {asked.folder.name}")
-    say(f"varies         {describe(asked.space)} ({asked.space.search})")
-    say(f"trials         {asked.configurations} configurations x {len(asked.settings.seeds)} seeds = {count}")
+    put = partial(say, console)
+    put(f"sweep          {asked.folder.name}")
+    put(f"varies         {describe(asked.space)} ({asked.space.search})")
+    put(f"trials         {asked.configurations} configurations x {len(asked.settings.seeds)} seeds = {count}")
     how = f"{asked.settings.cpus} thread(s) each ({found.pilot.reason})"
-    say(f"packs          {found.packs} of at most {found.plan.size}, {workers} at a time, {how}")
-    say(f"time           at most about {duration(found.seconds)} ({epochs} epochs a task), references aside")
-    say(f"disk           {disk_line(need(asked, found.plan, workers), asked)}")
-    say("nothing was trained")
+    put(f"packs          {found.packs} of at most {found.plan.size}, {workers} at a time, {how}")
+    put(f"time           at most about {duration(found.seconds)} ({epochs} epochs a task), references aside")
+    put(f"disk           {disk_line(need(asked, found.plan, workers), asked)}")
+    put("nothing was trained")
 
 
 def local_workers(settings: Settings) -> int:

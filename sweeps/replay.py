@@ -1,7 +1,7 @@
 """``--replay``: a finished trial is run once more from its record alone, and its accuracies are compared with the recorded ones."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -16,10 +16,12 @@ from torch import Tensor
 from clcore.errors import BadValue, UserError
 from sweeps.boundary import Start, alone, found_boundary, taken_over
 from sweeps.manifest import current_commit, package_version
+from sweeps.options import typed_option
 from sweeps.trainable import NOT_A_NUMBER, run_pack
 from sweeps.trials import Pack, Trial, build_benchmark
 from trackers.artifacts import CONFIG
 from trackers.check import own_database
+from trackers.command import say
 from trackers.recorded import RecordedTrial, client_of, recorded_trial
 
 SAME, PARTED = 0, 1
@@ -59,27 +61,22 @@ def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
         UserError: no such run, or what it needs is not here.
     """
     if others := {*given} - {*OPTIONS}:
-        raise UserError(f"{option(min(others))} does not go with --replay: everything is in the record.")
+        raise UserError(f"{typed_option(min(others))} does not go with --replay: everything is in the record.")
     recorded = recorded_trial(client_of(tracking(given)), run_id)
     pack, trial = pack_of(recorded, given.get("data_dir"))
     _check_device(pack.device)
     check_data(pack, trial, recorded)
-    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    put = partial(say, console)
     members = f"in its pack of {len(pack.trials)}" if len(pack.trials) > 1 else "alone"
     compiled = ", compiled" if pack.compiled else ""
-    say(f"replaying trial {trial.identity} (seed {trial.seed}) {members}, {pack.threads} thread(s){compiled}, on {pack.device}")
+    put(f"replaying trial {trial.identity} (seed {trial.seed}) {members}, {pack.threads} thread(s){compiled}, on {pack.device}")
     with TemporaryDirectory(prefix="clsweep-") as folder:
-        start = _start(trial, pack, given, Path(folder), say)
+        start = _start(trial, pack, given, Path(folder), put)
         found, failure = _run(pack, trial, len(recorded.matrices["test"][0]), console, start)
     if failure:
-        say(f"parts: {failure}, and the recorded trial did not")
+        put(f"parts: {failure}, and the recorded trial did not")
         return PARTED
-    return _judge(recorded, found, say)
-
-
-def option(parameter: str) -> str:
-    """How a parameter of the command is typed."""
-    return "--" + {"assign": "set", "compiled": "compile"}.get(parameter, parameter).replace("_", "-")
+    return _judge(recorded, found, put)
 
 
 def tracking(given: Mapping[str, Any]) -> str:
@@ -173,7 +170,7 @@ def kept_beginning(fork: Mapping[str, Any], own: Pack, given: Mapping[str, Any],
         return taken_over(place, replace(alone(pack, parent), device=own.device), own, seen, target)
 
 
-def _start(trial: Trial, pack: Pack, given: Mapping[str, Any], folder: Path, say: Any) -> Start | None:
+def _start(trial: Trial, pack: Pack, given: Mapping[str, Any], folder: Path, put: Callable[[str], None]) -> Start | None:
     """Where a trial begins that is a fork of a kept state."""
     fork = trial.configuration.fork
     if fork is None or not fork.get("kept"):
@@ -185,7 +182,7 @@ def _start(trial: Trial, pack: Pack, given: Mapping[str, Any], folder: Path, say
     else:
         why = "it was not kept"
     if start is None:
-        say(f"the state of its parent that it went on from is gone ({why}): the tasks before are learned again")
+        put(f"the state of its parent that it went on from is gone ({why}): the tasks before are learned again")
     return start
 
 
@@ -224,21 +221,21 @@ def partings(then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> list[Part
     return sorted(found, key=lambda p: (p.seen, p.task, p.split))
 
 
-def _judge(recorded: RecordedTrial, found: dict[str, Tensor], say: Any) -> int:
+def _judge(recorded: RecordedTrial, found: dict[str, Tensor], put: Callable[[str], None]) -> int:
     parted = partings(recorded.matrices, found)
     known = sum(int(matrix.isfinite().sum()) for matrix in recorded.matrices.values())
     if not parted:
-        say(f"identical: all {known} accuracies are the recorded ones, bit for bit")
+        put(f"identical: all {known} accuracies are the recorded ones, bit for bit")
         return SAME
     first, widest = parted[0], max(parted, key=lambda p: p.size)
     where = f"after {first.seen} task(s), on task {first.task} ({first.split})"
-    say(f"parts first {where}: {_value(first.then)} then, {_value(first.now)} now")
-    say(
+    put(f"parts first {where}: {_value(first.then)} then, {_value(first.now)} now")
+    put(
         f"{len(parted)} of {known} accuracies differ, by at most {widest.size:.4g} "
         f"(after {widest.seen} task(s), on task {widest.task}, {widest.split})"
     )
     if changed := _changed(recorded):
-        say(f"made with        {changed}")
+        put(f"made with        {changed}")
     return PARTED
 
 

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.importance import importances
-from sweeps.settings import Settings
+from sweeps.settings import Settings, typed_words
 from trackers import page
 from trackers.artifacts import write_leaderboard, write_text
 from trackers.describe import describe
 from trackers.labels import show, varying_in
 from trackers.pictures_all import draw_report, draw_trials, fingerprint
 from trackers.record import SweepRecord, TrialRecord
-from trackers.repeat import fork_command, plain
+from trackers.repeat import CUT, PROGRAM, fork_command, plain
 from trackers.summary import configurations, leaderboard
 
 #: Rows of the table in the terminal.
@@ -108,11 +108,8 @@ def repeat_command(settings: Settings, best: TrialRecord, varied: list[str]) -> 
         return fork_command(settings.fork, settings.assign, settings.tracking, str(settings.home / "repeat"))
     choices = {**best.settings, **best.hyperparameters}
     values = {**settings.assign, **{key: plain(choices[key]) for key in varied}}
-    words = ["python", "sweeps/run.py", "--method", settings.method, "--space", "default"]
-    for name in ("benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "data_dir"):
-        value = getattr(settings, name)
-        if value != Settings.model_fields[name].default:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+    words = [*PROGRAM, "--method", settings.method, "--space", "default"]
+    words += typed_words(settings, ("benchmark", "network", *CUT, "data_dir"))
     for key, value in values.items():
         words += ["--set", f"{key}={value}"]
     return shlex.join([*words, "--seeds", f"{best.seed},", "--home", str(settings.home / "repeat")])

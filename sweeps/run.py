@@ -9,7 +9,7 @@ import typer
 
 from clcore.errors import UserError
 from sweeps import options as o
-from sweeps.options import COST, HOW, WHAT, WHERE, option, option_values
+from sweeps.options import COST, HOW, WHAT, WHERE, option, option_values, typed_option
 from trackers.command import HOME, console_here, run, typed_command
 
 EXAMPLES = """
@@ -128,7 +128,7 @@ def settings_of(words: Sequence[str]) -> Any:
         UserError: an option is wrong, or it asks for something else than a sweep.
     """
     found = typer.main.get_command(app).make_context("sweep", [*words]).params
-    others = {f"--{name.strip('_').replace('_', '-')}": found[name] or None for name in NO_SETTING if name != "resume"}
+    others = {typed_option(name): found[name] or None for name in NO_SETTING if name != "resume"}
     _alone("a cluster", others)
     return _settings({key: value for key, value in found.items() if key not in NO_SETTING and value is not None}, found["resume"])
 

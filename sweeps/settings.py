@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from clcore import hyper
 from clcore.benchmarks import BenchmarkOptions
@@ -18,6 +18,7 @@ from clcore.networks import NORMS
 from clcore.registry import source_digest
 from clcore.training import Training
 from sweeps.keeping import POLICIES, Retention, bytes_of
+from sweeps.options import typed_option
 from sweeps.storage import storage_uri
 from trackers.check import own_database
 
@@ -48,7 +49,8 @@ class Surroundings:
     )  # fmt: skip
 
 
-COMPILED = ("auto", "on", "off")
+#: Options that are one of a few words.
+WORDS = {"compiled": ("auto", "on", "off"), "executor": ("ray", "inline"), "keep": POLICIES}
 
 
 class Settings(BaseModel):
@@ -96,25 +98,12 @@ class Settings(BaseModel):
             raise ValueError("must be auto or a whole number of at least 1")
         return value
 
-    @field_validator("compiled")
+    @field_validator(*WORDS)
     @classmethod
-    def _compiled(cls, value: str) -> str:
-        if value not in COMPILED:
-            raise UnknownName("compile", value, COMPILED)
-        return value
-
-    @field_validator("executor")
-    @classmethod
-    def _executor(cls, value: str) -> str:
-        if value not in ("ray", "inline"):
-            raise UnknownName("executor", value, ("ray", "inline"))
-        return value
-
-    @field_validator("keep")
-    @classmethod
-    def _keep(cls, value: str) -> str:
-        if value not in POLICIES:
-            raise UnknownName("keep", value, POLICIES)
+    def _word(cls, value: str, info: ValidationInfo) -> str:
+        known = WORDS[str(info.field_name)]
+        if value not in known:
+            raise UnknownName(typed_option(str(info.field_name)).removeprefix("--"), value, known)
         return value
 
     @field_validator("keep_bytes", mode="before")
@@ -194,9 +183,15 @@ def validated(values: Mapping[str, Any]) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        option = typed_option(str(first["loc"][0]))
         cause = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{option} = {first['input']!r} is not allowed: {cause[0].lower()}{cause[1:]}.") from None
+
+
+def typed_words(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Those of some options, with one value each, that are not as by default, as they are typed."""
+    said = {name: value for name in names if (value := getattr(settings, name)) != Settings.model_fields[name].default}
+    return [word for name, value in said.items() for word in (typed_option(name), str(value))]
 
 
 def digest(value: Any) -> str:

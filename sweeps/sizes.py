@@ -16,10 +16,11 @@ from clcore.quick import TASK_FREE
 from clcore.report import monitoring
 from sweeps.asked import Asked
 from sweeps.driver import TRIALS, Plan
-from sweeps.keeping import Retention, shown
+from sweeps.keeping import Retention
 from sweeps.pilot import Pilot
 from sweeps.trials import Configuration, Trial, with_values
 from trackers.artifacts import write_masks
+from trackers.labels import bytes_text
 
 #: Tasks that are learned to see what a further one adds; the first may differ from those after it.
 TASKS = 3
@@ -127,10 +128,10 @@ def check_room(asked: Asked, plan: Plan, found: Pilot, workers: int) -> None:
     meanwhile = 0 if settings.own_storage is not None else wanted.checkpoints
     total = copies * max(wanted.kept - written, 0) + meanwhile
     if total > free:
-        parts = f"{shown(copies * wanted.kept)} to keep, {shown(meanwhile)} of checkpoints meanwhile"
+        parts = f"{bytes_text(copies * wanted.kept)} to keep, {bytes_text(meanwhile)} of checkpoints meanwhile"
         less = "keep less (--keep best, --keep-bytes), or name another --home"
         raise UserError(
-            f"--home {settings.home} has {shown(free)} free, and this sweep needs about {shown(total)} ({parts}): {less}."
+            f"--home {settings.home} has {bytes_text(free)} free, and this sweep needs about {bytes_text(total)} ({parts}): {less}."
         )
 
 
@@ -138,7 +139,7 @@ def disk_line(wanted: Need, asked: Asked) -> str:
     """What the dry run says of bytes."""
     what = {"every-task": "weights, masks and states at boundaries"}.get(asked.settings.keep, "weights and masks")
     copy = "" if asked.settings.tracking.startswith("http") else ", as much in MLflow"
-    return f"about {shown(wanted.kept)} of {what}{copy}; meanwhile at most {shown(wanted.checkpoints)} of checkpoints"
+    return f"about {bytes_text(wanted.kept)} of {what}{copy}; meanwhile at most {bytes_text(wanted.checkpoints)} of checkpoints"
 
 
 def _at_most(asked: Asked, plan: Plan, found: Pilot, workers: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from clcore import checkpoint
-from clcore.disk import wanting
+from clcore.disk import FULL, wanting
 from clcore.learner import Learner, Progress
 from clcore.randomness import torch_stream
 from clcore.report import MemberReport, Report
@@ -161,7 +161,7 @@ def fault(error: BaseException) -> Payload:
 
 def of_environment(error: BaseException) -> bool:
     """Whether an error is the disk's (full, over quota, or it cannot be written any more) or the storage's."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    full = isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS)
     return full or isinstance(error, StorageFailed)
 
 

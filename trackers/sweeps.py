@@ -127,12 +127,9 @@ def _status(record: "SweepRecord", folder: Path) -> str:
 
 
 def _size(folder: Path) -> str:
-    count = float(sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()))
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+    from trackers.labels import bytes_text  # it imports torch, which no wrong call should wait for
+
+    return bytes_text(sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
 def _linked_by(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clcore import metrics
@@ -11,6 +11,7 @@ from sweeps.driver import finished_elsewhere
 from sweeps.studies.plan import STUDIES, Needed
 from sweeps.trials import Trial
 from trackers.record import JOURNAL, SweepRecord, TrialRecord, load
+from trackers.summary import Configuration, configurations
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Answers:
 
     def get(self, trial: Trial) -> TrialRecord | None:
         """The record of a trial; None where nobody has finished it."""
-        found = self._found.get(trial.identity)
-        return found[1] if found else None
+        return self.named(trial.identity)
 
     def named(self, identity: str) -> TrialRecord | None:
         """The record of a trial by its identity; None where nobody has finished it."""
@@ -132,6 +132,15 @@ def own_record(needed: Needed) -> SweepRecord | None:
         return None
     record = load(needed.folder)
     return record if record.first else None
+
+
+def sampled(needed: Needed, answers: Answers) -> list[Configuration]:
+    """The configurations of a sampled sweep, those that other sweeps had finished among them; the best on validation first."""
+    record = own_record(needed)
+    if record is None:
+        return []
+    linked = {name: found for name in record.linked if (found := answers.named(name)) is not None}
+    return configurations(replace(record, trials={**record.trials, **linked}))
 
 
 def failures(sweeps: Sequence[Needed]) -> list[tuple[str, str, str]]:

@@ -18,6 +18,8 @@ from sweeps.trials import Trial
 #: Not methods to choose, but what methods are measured with.
 BOUNDS = ("joint", "random")
 JOINT, RANDOM = BOUNDS
+#: What the label of a tuning sweep ends with.
+TUNING = ", tuning"
 _INTERVALS = "mean over seeds ± half of the 95 % interval of the mean (Student's t)"
 
 
@@ -183,7 +185,3 @@ def _chosen(tuning: Sequence[Needed], there: Sequence[Compared]) -> list[Section
     caption = f"Chosen by validation accuracy on the first seed, {where}."
     words = "Methods were tuned before: test data had no part in it, but the first seed's validation data had."
     return [Section("What was chosen", [words, Table("tuned", caption, ["method", "tried", "values"], rows, numbers=3)])]
-
-
-#: What the label of a tuning sweep ends with.
-TUNING = ", tuning"

@@ -1,19 +1,18 @@
 """The question of a comparison: methods over the same seeds, tuned before with the same effort where that is asked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clcore.errors import BadValue
-from sweeps.studies.answers import Answers, own_record
+from sweeps.studies.answers import Answers, sampled
 from sweeps.studies.compare import BOUNDS, JOINT, RANDOM, TUNING, report
 from sweeps.studies.knobs import tuning_ranges
 from sweeps.studies.options import Common
 from sweeps.studies.plan import Needed, Study, assigned_text, needed, space_file
 from sweeps.studies.report import Report
 from sweeps.studies.running import is_open
-from trackers.summary import configurations
 
 KIND = "compare"
 
@@ -63,11 +62,7 @@ class Comparison:
         if not self.tune or Path(method).stem == RANDOM:
             return {}
         sweep = self._tuning(method)
-        record = None if is_open(sweep, answers) else own_record(sweep)
-        if record is None:
-            return None
-        linked = {name: found for name in record.linked if (found := answers.named(name)) is not None}
-        best = configurations(replace(record, trials={**record.trials, **linked}))
+        best = [] if is_open(sweep, answers) else sampled(sweep, answers)
         return assigned_text({key: best[0].choices[key] for key in sweep.space.ranges}) if best else None
 
     def report(self, answers: Answers, command: str) -> Report:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +131,6 @@ def grid_of(
     knobs: dict[str, tuple[Any, ...]], seeds: Sequence[int], default: Cell, find: Callable[[dict[str, Any], int], Figures | None]
 ) -> Grid:
     """The grid, filled from what ``find`` knows of values and a seed."""
-    from itertools import product
-
     found: dict[Cell, dict[int, Figures]] = {}
     for cell in product(*(range(len(levels)) for levels in knobs.values())):
         values = {name: levels[place] for (name, levels), place in zip(knobs.items(), cell, strict=True)}

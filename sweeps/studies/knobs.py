@@ -9,7 +9,7 @@ from clcore.errors import BadValue, UnknownName
 from clcore.methods import METHODS
 from clcore.quick import preferred
 from clcore.training import Training
-from sweeps.settings import declarations
+from sweeps.settings import Surroundings, declarations
 
 #: What papers say their method is robust to (HAT, Fig. 4; HNET, Fig. A2), or what it is made by.
 NAMED: dict[str, tuple[str, str]] = {
@@ -46,15 +46,15 @@ def named_knobs(method: str, asked: Sequence[str] | None) -> tuple[str, ...]:
         UnknownName: no such method, hyperparameter or training setting.
         BadValue: a method that none are named for, or one that is not a number.
     """
-    owners = declarations(method)
     if asked is None:
+        METHODS.get(method)
         if method not in NAMED:
             able = ", ".join(sorted(NAMED))
             raise BadValue("--knobs", "", f"given for {method}, e.g. --knobs {_example(method)}; named ones have {able}")
         return NAMED[method]
+    known = [name for name, owner in declarations(method).items() if owner is not Surroundings]
     for name in asked:
-        if name not in owners or name not in {**hyper.knobs(METHODS.get(method).Hyper), **hyper.knobs(Training)}:
-            known = {**hyper.knobs(METHODS.get(method).Hyper), **hyper.knobs(Training)}
+        if name not in known:
             raise UnknownName(f"hyperparameter or training setting of {method}", name, known)
     if len(set(asked)) != len(asked):
         raise BadValue("--knobs", ",".join(asked), "different names")

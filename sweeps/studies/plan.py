@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.planned import REFERENCES
-from sweeps.settings import Settings, digest, validated
+from sweeps.settings import Settings, digest, typed_words, validated
 from sweeps.spaces import Space, find_space
 from sweeps.trials import Configuration, Trial, base_configuration, with_values
 from trackers.artifacts import write_text
-from trackers.repeat import PROGRAM, plain
+from trackers.repeat import CUT, PROGRAM, plain
 
 #: Folder in a home of everything that studies write there besides their sweeps.
 STUDIES = "studies"
@@ -73,20 +73,11 @@ class Needed:
         """What to type to run it by itself."""
         said = self.settings
         words = [*PROGRAM, "--method", said.method, "--space", said.space, "--home", str(said.home), "--name", said.sweep_name()]
-        for name in _OPTIONS:
-            value = getattr(said, name)
-            if value != Settings.model_fields[name].default:
-                words += [f"--{name.replace('_', '-')}", str(value)]
+        words += typed_words(said, ("benchmark", "network", *CUT, "trials", "data_dir", "tracking_uri"))
         for key, value in said.assign.items():
             words += ["--set", f"{key}={value}"]
         words += ["--seeds", ",".join(map(str, said.seeds)) + ("," if len(said.seeds) == 1 else "")]
         return shlex.join([*words, *(["--references"] if said.references else [])])
-
-
-#: Options with one value each, of which a sweep's command names those that differ from their defaults.
-_OPTIONS = (
-    "benchmark", "network", "scenario", "tasks", "classes_per_task", "larger_first_task", "trials", "data_dir", "tracking_uri",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clcore.errors import UserError
 from sweeps.manifest import current_commit
 from sweeps.studies.report import Report, markdown
 from trackers.check import ARTIFACTS
 from trackers.describe import LENGTH_LIMIT
+from trackers.rows import clean
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -39,7 +44,7 @@ def publish(report: Report, sweeps: Sequence[str], command: str) -> str:
     study, settings = report.study, report.study.first
     root = settings.home.absolute() / ARTIFACTS
     client = open_store(settings.tracking, root)
-    experiment = find_experiment(client, settings.tracking, root, f"cl/{_stem(settings.benchmark)}")
+    experiment = find_experiment(client, settings.tracking, root, f"cl/{Path(settings.benchmark).stem}")
     query = f"tags.`cl.role` = '{ROLE}' and tags.`cl.study_name` = '{study.name}'"
     run = next(iter(all_runs(client, [experiment], query)), None)
     text = markdown(report)
@@ -51,26 +56,18 @@ def publish(report: Report, sweeps: Sequence[str], command: str) -> str:
     run_id = str(run.info.run_id)
     links = _links(client, sweeps)
     client.log_artifacts(run_id, str(study.folder))
-    tags = _tags(report, sweeps, command) | {
-        "cl.sweep_runs": " ".join(found.info.run_id for found in links.values())[:LENGTH_LIMIT]
-    }
-    tags["mlflow.note.content"] = _note(report, links, sweeps)
     params = {key: value for key, value in _params(report).items() if key not in run.data.params}
-    now = _now()
-    metrics = [
-        Metric(_tame(key), value, now, 0) for key, value in report.metrics.items() if value == value
-    ]  # NaN is not equal to itself
-    client.log_batch(run_id, metrics=metrics, params=[Param(k, v) for k, v in params.items()])
-    client.log_batch(
-        run_id, tags=[RunTag(key, value) for key, value in (tags | {"cl.report": digest}).items()]
-    )  # last: all is there
+    now = int(time.time() * 1000)
+    metrics = [Metric(clean(key), value, now, 0) for key, value in report.metrics.items() if not math.isnan(value)]
+    client.log_batch(run_id, metrics=metrics, params=[Param(key, value) for key, value in params.items()])
+    tags = {**_tags(report, sweeps, command, links), "cl.report": digest}  # last: they say that all is there
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
 def _links(client: "MlflowClient", sweeps: Sequence[str]) -> dict[str, "Run"]:
     """The runs of the sweeps, of those that this store has."""
-    from clcore.errors import UserError
     from trackers.recorded import sweep_run
 
     found = {}
@@ -82,16 +79,18 @@ def _links(client: "MlflowClient", sweeps: Sequence[str]) -> dict[str, "Run"]:
     return found
 
 
-def _tags(report: Report, sweeps: Sequence[str], command: str) -> dict[str, str]:
+def _tags(report: Report, sweeps: Sequence[str], command: str, links: dict[str, "Run"]) -> dict[str, str]:
     settings = report.study.first
     tags = {
         "cl.study_kind": report.study.kind,
         "cl.sweeps": " ".join(sweeps)[:LENGTH_LIMIT],
-        "cl.benchmark": _stem(settings.benchmark),
+        "cl.sweep_runs": " ".join(found.info.run_id for found in links.values())[:LENGTH_LIMIT],
+        "cl.benchmark": Path(settings.benchmark).stem,
         "cl.network": settings.network,
         "cl.scenario": settings.scenario,
         "mlflow.source.name": command,
         "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": _note(report, links, sweeps),
     }
     commit = current_commit()
     return {**tags, **({"mlflow.source.git.commit": commit} if commit else {})}
@@ -99,7 +98,7 @@ def _tags(report: Report, sweeps: Sequence[str], command: str) -> dict[str, str]
 
 def _params(report: Report) -> dict[str, str]:
     facts: dict[str, Any] = {**report.study.facts, "seeds": " ".join(map(str, report.study.first.seeds))}
-    return {_tame(key): str(value)[:500] for key, value in facts.items()}
+    return {clean(key): str(value)[:500] for key, value in facts.items()}
 
 
 def _note(report: Report, links: dict[str, "Run"], sweeps: Sequence[str]) -> str:
@@ -109,21 +108,3 @@ def _note(report: Report, links: dict[str, "Run"], sweeps: Sequence[str]) -> str
         lines.append(f"- [{name}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})" if run else f"- {name}")
     tables = [f"\n{table.markdown()}" for table in report.tables[:1]]
     return "\n".join([*lines, *tables])[:LENGTH_LIMIT]
-
-
-def _stem(name: str) -> str:
-    from pathlib import Path
-
-    return Path(name).stem
-
-
-def _tame(key: str) -> str:
-    from trackers.rows import clean
-
-    return clean(key)
-
-
-def _now() -> int:
-    import time
-
-    return int(time.time() * 1000)

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sweeps.importance import importances
-from sweeps.studies.answers import Answers, own_record
+from sweeps.studies.answers import Answers, sampled
 from sweeps.studies.closing import closing_sections, missing_lines
 from sweeps.studies.draw_sampled import draw_slices, draw_spread
 from sweeps.studies.plan import Needed
@@ -20,10 +19,11 @@ from sweeps.trials import with_values
 from trackers.labels import choices_text
 from trackers.pictures_parallel import draw_parallel
 from trackers.pictures_sweep import draw_importance
-from trackers.summary import Configuration, configurations, final
+from trackers.summary import Configuration, final
 
 #: Configurations that the table names.
 _ROWS = 10
+_COLUMNS = ("validation", "test", "forgetting")
 
 
 def report(asked: Robustness, answers: Answers, command: str) -> Report:
@@ -38,15 +38,6 @@ def report(asked: Robustness, answers: Answers, command: str) -> Report:
         sections.append(Section("The space", _space(found, keys, default)))
     lead = _lead(found, default) + (" The study is not complete: see what is missing." if missing_lines(sweeps, answers) else "")
     return Report(study, lead, [*sections, *closing_sections(sweeps, answers, command)], {})
-
-
-def sampled(needed: Needed, answers: Answers) -> list[Configuration]:
-    """The configurations of a sampled sweep, those that other sweeps had finished among them; the best on validation first."""
-    record = own_record(needed)
-    if record is None:
-        return []
-    linked = {name: found for name in record.linked if (found := answers.named(name)) is not None}
-    return configurations(replace(record, trials={**record.trials, **linked}))
 
 
 def drawn(needed: Needed, answers: Answers) -> list[tuple[dict[str, Any], Trained]]:
@@ -98,9 +89,6 @@ def _worth(found: Sequence[Configuration], default: dict[int, float], keys: Sequ
         Table("configurations", caption, head, rows, numbers=2),
         Table("shares", "How much of what was sampled is good, by mean test accuracy.", ["", "share, %", "configurations"], shares),
     ]
-
-
-_COLUMNS = ("validation", "test", "forgetting")
 
 
 def _mattered(found: Sequence[Configuration], keys: Sequence[str]) -> list[Block]:
