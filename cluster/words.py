@@ -16,6 +16,10 @@ TokenFile = Annotated[
 ]
 
 
+#: A sweep as it could run on this machine: what its packs are given is the cluster's.
+HERE = {"executor": "inline", "cpus": 1, "gpus_per_trial": 0.0, "ship": False}
+
+
 def read_words(words: Sequence[str] | None) -> Any:
     """The settings of a sweep that a cluster is to run.
 
@@ -39,7 +43,7 @@ def check_sweep(settings: Any) -> None:
     """
     from sweeps.asked import ask
 
-    ask(settings.model_copy(update={"executor": "inline"}))
+    ask(settings.model_copy(update=HERE))
 
 
 def check_room(settings: Any, cpus: int, gpus: int) -> None:

@@ -161,12 +161,12 @@ class Sweep:
         """The next pack to start, with the checkpoint it goes on from; None where nothing is left or the sweep is to stop."""
         if self.stopping or self.environment:
             return None, None
-        if time.monotonic() > self.deadline:
-            self.stopping = "time budget"
-            return None, None
         while not self.queue and not self.exhausted:
             self._ask()
         if not self.queue:
+            return None, None
+        if time.monotonic() > self.deadline:
+            self.stopping = "time budget"
             return None, None
         pack, resume = self.queue.popleft()
         self.running[pack.identity] = pack

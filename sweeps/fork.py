@@ -137,7 +137,9 @@ def _first_task(configuration: Configuration, at_task: int | None, tasks: int) -
     allowed = f"from {least} to {tasks}" if least <= tasks else "a task, and this trial has only one"
     if least > 2:
         allowed += f" (the trial was itself forked at task {least})"
-    if at_task is None or not least <= at_task <= tasks:
+    if at_task is None:
+        raise UserError(f"--at-task is missing: the first task with other values, {allowed}.")
+    if not least <= at_task <= tasks:
         raise BadValue("--at-task", at_task, allowed)
     return at_task - 1
 

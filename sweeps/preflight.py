@@ -27,11 +27,18 @@ def resolve_device(settings: Settings) -> str:
     """
     if settings.device == "auto":
         return "cuda" if settings.gpus_per_trial > 0 and (settings.address or torch.cuda.is_available()) else "cpu"
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError):
-        raise BadValue("--device", settings.device, "auto, cpu, or a device that torch has here") from None
+    if not is_device(settings.device):
+        raise BadValue("--device", settings.device, "auto, cpu, or a device that torch has here")
     return settings.device
+
+
+def is_device(name: str) -> bool:
+    """Whether torch has a device of this name here that holds values, which ``meta`` does not."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def check_home(home: Path) -> None:
@@ -69,21 +76,23 @@ def check_problem(configuration: Configuration, seed: int, data_dir: Path | None
 
 
 def check_cluster(settings: Settings) -> None:
-    """Sees whether the Ray cluster answers and whether a pack fits on this machine.
+    """Sees whether the Ray cluster answers or, where none is named, whether a pack fits on this machine.
 
     Raises:
-        UserError: it does not, or a pack asks for more than there is.
+        UserError: it does not, a pack asks for more than there is, or what is meant for a cluster is said without one.
     """
-    if settings.executor == "inline":
+    if settings.address is not None:
+        if settings.executor == "inline":
+            raise UserError("--address does not go with --executor inline, which runs everything in this process.")
+        check_joining(settings.address)
         return
-    if settings.address is None:
-        cores = os.cpu_count() or 1
-        if settings.cpus > cores:
-            raise BadValue("--cpus", settings.cpus, f"at most {cores}, the cores of this machine")
-        if settings.gpus_per_trial > torch.cuda.device_count():
-            raise BadValue("--gpus-per-trial", settings.gpus_per_trial, f"at most {torch.cuda.device_count()}, the GPUs here")
-        return
-    check_joining(settings.address)
+    if settings.ship:
+        raise UserError("--ship goes with --address: without it nothing runs elsewhere.")
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    if settings.cpus > cores:
+        raise BadValue("--cpus", settings.cpus, f"at most {cores}, the cores of this machine")
+    if settings.gpus_per_trial > gpus:
+        raise BadValue("--gpus-per-trial", settings.gpus_per_trial, f"at most {gpus}, the GPUs here")
 
 
 def check_all(settings: Settings, base: Configuration) -> Benchmark:

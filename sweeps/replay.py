@@ -17,6 +17,7 @@ from clcore.errors import BadValue, UserError
 from sweeps.boundary import Start, alone, found_boundary, taken_over
 from sweeps.manifest import current_commit, package_version
 from sweeps.options import typed_option
+from sweeps.preflight import is_device
 from sweeps.trainable import NOT_A_NUMBER, run_pack
 from sweeps.trials import Pack, Trial, build_benchmark
 from trackers.artifacts import CONFIG
@@ -64,7 +65,8 @@ def replay(run_id: str, given: Mapping[str, Any], console: Console) -> int:
         raise UserError(f"{typed_option(min(others))} does not go with --replay: everything is in the record.")
     recorded = recorded_trial(client_of(tracking(given)), run_id)
     pack, trial = pack_of(recorded, given.get("data_dir"))
-    _check_device(pack.device)
+    if not is_device(pack.device):
+        raise BadValue("the recorded device", pack.device, "one that torch has here")
     check_data(pack, trial, recorded)
     put = partial(say, console)
     members = f"in its pack of {len(pack.trials)}" if len(pack.trials) > 1 else "alone"
@@ -123,13 +125,6 @@ def _is_plain(pack: Pack) -> bool:
     threads, place = pack.threads, pack.data_dir
     plain = isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= 4096
     return plain and isinstance(pack.compiled, bool) and isinstance(pack.device, str) and (place is None or isinstance(place, str))
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise BadValue("the recorded device", device, "one that torch has here") from None
 
 
 def check_data(pack: Pack, trial: Trial, recorded: RecordedTrial) -> None:

@@ -75,15 +75,15 @@ class Settings(BaseModel):
     executor: str = "ray"
     device: str = "auto"
     cpus: int = Field(1, ge=1)
-    gpus_per_trial: float = Field(0.0, ge=0)
-    memory: float | None = Field(None, gt=0)
+    gpus_per_trial: float = Field(0.0, ge=0, allow_inf_nan=False)
+    memory: float | None = Field(None, gt=0, allow_inf_nan=False)
     workers: int | None = Field(None, ge=1)
-    time_budget: float | None = Field(None, gt=0)
+    time_budget: float | None = Field(None, gt=0, allow_inf_nan=False)
     keep: str = "final"
     keep_bytes: int | None = None
     home: Path = Path("runs")
     data_dir: Path | None = None
-    tracking_uri: str | None = None
+    tracking_uri: str | None = Field(None, min_length=1)
     storage: str | None = None
     name: str | None = None
     address: str | None = None

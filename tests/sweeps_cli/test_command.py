@@ -581,6 +581,11 @@ BAD = {
     "resume of nothing": (["--resume", "hat-grid-12345678"], "no sweep in runs/hat-grid-12345678"),
     "more CPUs than there are": (["--method", "hat", "--cpus", "999"], "at most"),
     "more GPUs than there are": (["--method", "hat", "--gpus-per-trial", "99"], "at most"),
+    "more CPUs than there are, in this process": (["--method", "hat", "--executor", "inline", "--cpus", "999"], "at most"),
+    "a device without values": (["--method", "hat", "--device", "meta"], "a device that torch has here"),
+    "GPUs without end": (["--method", "hat", "--gpus-per-trial", "inf"], "finite"),
+    "a cluster for this process": (["--method", "hat", "--executor", "inline", "--address", CLOSED], "--address does not go"),
+    "shipping to nowhere": (["--method", "hat", "--ship"], "--ship goes with --address"),
     "a bad name": (["--method", "hat", "--name", "../x"], "--name"),
     "a bad pack": (["--method", "hat", "--pack", "none"], "--pack"),
 }

@@ -248,6 +248,13 @@ def test_the_time_budget(rig):
     assert rig.sweep("other", budget=60).next_pack()[0] is not None
 
 
+def test_a_time_budget_that_ends_after_the_last_trial_stops_nothing(rig):
+    play(rig.sweep())
+    again = rig.sweep(budget=1e-9)
+    assert again.next_pack() == (None, None)
+    assert again.stopping is None
+
+
 # -- references and rho ------------------------------------------------------------------------------------------------
 
 

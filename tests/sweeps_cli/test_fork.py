@@ -215,7 +215,7 @@ def refused(said, message):
 
 
 BAD = {
-    "no task": ("--set c=2", "--at-task = None is not allowed: it must be from 2 to 3"),
+    "no task": ("--set c=2", "--at-task is missing: the first task with other values, from 2 to 3."),
     "the first task": ("--at-task 1 --set c=2", "from 2 to 3"),
     "after the last task": ("--at-task 4 --set c=2", "from 2 to 3"),
     "no value": ("--at-task 2", "--set KEY=VALUE"),

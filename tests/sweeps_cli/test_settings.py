@@ -71,7 +71,8 @@ def test_every_key_has_one_owner():
     [
         {"trials": 0}, {"trials": -3}, {"tasks": 0}, {"classes_per_task": 0}, {"cpus": 0}, {"workers": 0}, {"time_budget": 0},
         {"gpus_per_trial": -1}, {"pack": "0"}, {"pack": "some"}, {"pack": "²"}, {"executor": "rai"}, {"name": "a/b"},
-        {"name": ".hidden"}, {"name": ""}, {"unknown": 1},
+        {"name": ".hidden"}, {"name": ""}, {"unknown": 1}, {"gpus_per_trial": float("inf")}, {"memory": float("inf")},
+        {"time_budget": float("inf")}, {"time_budget": float("nan")}, {"tracking_uri": ""},
     ],
 )  # fmt: skip
 def test_bad_options_are_user_errors(values):
