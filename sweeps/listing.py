@@ -12,6 +12,11 @@ from sweeps.settings import Surroundings
 from sweeps.spaces import BUILTIN
 
 
+def show(console: Console, method: str | None) -> None:
+    """All there is, or what can be set of a method."""
+    show_method(console, method) if method else show_all(console)
+
+
 def show_all(console: Console) -> None:
     """Methods with their first line, benchmarks, networks and spaces."""
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -44,10 +44,9 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     assign: Annotated[list[str] | None, option("--set", WHAT, "KEY=VALUE, any hyperparameter or setting; may be repeated")] = None,
     trials: o.Trials = None,
     seeds: Annotated[str | None, option("--seeds", COST, "how many (3: 0,1,2), or which (4,7 or 4,)", "1")] = None,
-    references: Annotated[bool | None, typer.Option(
-        "--references/--no-references", rich_help_panel=COST, show_default="no-references",
-        help="run joint training and random guessing once a seed where the home lacks them, for HAT's forgetting ratio",
-    )] = None,
+    references: Annotated[bool | None, option("--references/--no-references", COST, (
+        "run joint training and random guessing once a seed where the home lacks them, for HAT's forgetting ratio"
+    ), "no-references")] = None,
     time_budget: Annotated[float | None, option("--time-budget", COST, "seconds after which nothing new starts", "none")] = None,
     home: Annotated[Path | None, option("--home", WHERE, HOME, "runs")] = None,
     name: Annotated[str | None, option("--name", WHERE, "name of the sweep", "METHOD-SPACE-DIGEST")] = None,
@@ -66,9 +65,8 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     memory: Annotated[float | None, option("--memory", HOW, "GiB of memory set aside for a pack", "not counted")] = None,
     workers: o.Workers = None,
     address: o.Address = None,
-    ship: Annotated[bool | None, typer.Option(
-        "--ship", rich_help_panel=HOW, show_default="what is installed there",
-        help="send the working tree, our code included, to the nodes of --address",
+    ship: Annotated[bool | None, option(
+        "--ship", HOW, "send the working tree, our code included, to the nodes of --address", "what is installed there"
     )] = None,
     dry_run: o.DryRun = False,
     list_: Annotated[bool, option("--list", HOW, "show what there is; with --method, its keys")] = False,
@@ -77,12 +75,11 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
     at_task: Annotated[int | None, option("--at-task", AGAIN, "of --fork: first task that --set is for, from 2", "none")] = None,
 ) -> None:  # fmt: skip
     """Sweeps the hyperparameters of a continual-learning method and records every trial in MLflow."""
-    given = {key: value for key, value in locals().items() if key not in NO_SETTING and value is not None}
-    console = console_here()
+    given, console = _given(locals()), console_here()
     if list_:
-        from sweeps.listing import show_all, show_method
+        from sweeps.listing import show
 
-        show_method(console, method) if method else show_all(console)
+        show(console, method)
         raise typer.Exit(0)
     if replay is not None:
         from sweeps import replay as again
@@ -96,6 +93,11 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
         planned.dry_run(question, console)
         raise typer.Exit(0)
     raise typer.Exit(session.run(question, console, typed_command()))
+
+
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The settings among the command's parameters, those that were given."""
+    return {name: value for name, value in parameters.items() if name not in NO_SETTING and value is not None}
 
 
 def _alone(option: str, others: dict[str, Any]) -> None:
@@ -130,7 +132,7 @@ def settings_of(words: Sequence[str]) -> Any:
     found = typer.main.get_command(app).make_context("sweep", [*words]).params
     others = {typed_option(name): found[name] or None for name in NO_SETTING if name != "resume"}
     _alone("a cluster", others)
-    return _settings({key: value for key, value in found.items() if key not in NO_SETTING and value is not None}, found["resume"])
+    return _settings(_given(found), found["resume"])
 
 
 def _settings(given: dict[str, Any], resume: str | None) -> Any:

@@ -63,14 +63,14 @@ def robustness(
     space: Annotated[str, o.option("--space", o.WHAT, "grid; or random, tpe: all that the method declares", True)] = "grid",
     cells: Annotated[str, o.option("--cells", o.COST, "values of each knob, e.g. 4x4", True)] = "4",
     trials: o.Trials = None,
-    references: Annotated[bool | None, typer.Option(
-        "--references/--no-references", rich_help_panel=o.COST, show_default="for hat",
-        help="joint training and guessing once a seed, for rho",
-    )] = None,
-    corruptions: Annotated[bool, typer.Option(
-        "--corruptions/--no-corruptions", rich_help_panel=o.COST, help="try stored weights on corrupted images",
-    )] = True,
-) -> None:  # fmt: skip
+    references: Annotated[
+        bool | None,
+        o.option("--references/--no-references", o.COST, "joint training and guessing once a seed, for rho", "for hat"),
+    ] = None,
+    corruptions: Annotated[
+        bool, o.option("--corruptions/--no-corruptions", o.COST, "try stored weights on corrupted images", True)
+    ] = True,
+) -> None:
     """How much a method's results hang on its hyperparameters: a grid over seeds, analysed."""
     names = method_names(method, "--method")
     if len(names) > 1:
@@ -90,12 +90,11 @@ def compression(
     space: Annotated[str, o.option("--space", o.WHAT, "grid; or nsga2: a search for the front over all knobs", True)] = "grid",
     cells: Annotated[int, o.option("--cells", o.COST, "values of a knob", True)] = 5,
     trials: Annotated[int | None, o.option("--trials", o.COST, "configurations of each method, of nsga2", "20")] = None,
-    isolated: Annotated[bool | None, typer.Option(
-        "--isolated/--no-isolated", rich_help_panel=o.COST, show_default="for hat",
-        help="HAT on single tasks beside plain training",
-    )] = None,
+    isolated: Annotated[
+        bool | None, o.option("--isolated/--no-isolated", o.COST, "HAT on single tasks beside plain training", "for hat")
+    ] = None,
     export: Annotated[Path | None, o.option("--export", o.WHERE, "folder for the best of each method as files", "none")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """How small a method's network can be, and what that costs in accuracy."""
     names = method_names(methods, "--methods")
     from sweeps.studies.shrinking import Varied
