@@ -39,7 +39,7 @@ class Asked:
 
     @property
     def like(self) -> Pack:
-        """A pack without members: threads, device and data folder of all of them."""
+        """A pack without members, with the threads, device and data folder that were asked for."""
         data_dir = str(self.settings.data_dir.absolute()) if self.settings.data_dir else None
         return Pack((), self.settings.cpus, self.device, data_dir)
 

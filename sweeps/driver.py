@@ -44,7 +44,7 @@ class Plan:
         batch: configurations asked for at a time.
         trials: trials asked for in all, references aside.
         shares: packs that a group of equal trials is cut into at least.
-        like: threads, device and data folder of every pack.
+        like: how every pack runs: threads, device, data folder, and whether steps are compiled.
         keep: what is kept of finished trials.
         start: where the one trial of a fork begins; None: with the first task.
     """

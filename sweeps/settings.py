@@ -54,7 +54,7 @@ WORDS = {"compiled": ("auto", "on", "off"), "executor": ("ray", "inline"), "keep
 
 
 class Settings(BaseModel):
-    """Everything the command line says. Field descriptions are the options' help."""
+    """Everything the command line says of a sweep; what each means is the help of its option."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -261,7 +261,7 @@ def make_packs(trials: Iterable[Trial], size: int, shares: int, make: Pack) -> l
         trials: what is to run.
         size: most members of a pack.
         shares: packs that there should be at least, over all groups.
-        make: a pack whose threads, device and data folder the others take.
+        make: a pack that the others run like.
     """
     groups: dict[tuple[str, int], list[Trial]] = {}
     for trial in trials:

@@ -3,6 +3,7 @@
 import pytest
 
 from clcore.errors import UserError
+from cluster.words import check_sweep
 from sweeps.manifest import write_manifest
 from sweeps.run import settings_of
 from sweeps.settings import validated
@@ -29,3 +30,10 @@ def test_a_sweep_goes_on_where_it_is_told_to(tmp_path):
     again = settings_of(["--resume", "mine", "--home", str(tmp_path)])
     assert (again.address, again.ship, again.cpus) == (None, False, 2)
     assert settings_of(["--resume", "mine", "--home", str(tmp_path), "--address", "h:2"]).address == "h:2"
+
+
+def test_what_a_pack_is_given_on_a_cluster_need_not_be_here(tmp_path):
+    said = {"method": "finetune", "space": "default", "home": tmp_path, "cpus": 9999, "gpus_per_trial": 64.0, "ship": True}
+    check_sweep(validated(said))
+    with pytest.raises(UserError, match="at most 5"):
+        check_sweep(validated({**said, "tasks": 6}))

@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import typer
 
 from clcore import networks
 from clcore.errors import BadValue, UnknownName
@@ -154,3 +155,15 @@ def test_a_space_file_is_named_by_what_it_holds(tmp_path):
 
     with open(one, "rb") as file:
         assert tomllib.load(file)["values"] == {"chunk": ["none", 1000], "fn": [True, False], "init": ["a", "b"]}
+
+
+@pytest.mark.parametrize("name", ["robustness", "compression", "compare"])
+def test_every_study_takes_what_all_of_them_share(name):
+    options = [word for parameter in typer.main.get_command(study.app).commands[name].params for word in parameter.opts]
+    assert len(options) == len(set(options))
+    shared = (
+        "--benchmark --network --scenario --tasks --classes-per-task --set --seeds --time-budget --home --tracking-uri --data-dir "
+        "--pack --compile --executor --device --cpus --gpus-per-trial --workers --address --dry-run --from-record"
+    )
+    assert set(shared.split()) < set(options)
+    assert "--shared" not in options
