@@ -9,6 +9,51 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _short_digits():
+    """SupSup looks at 16 bits of a score at a time, for layers of millions; a histogram of them is most of a small layer's step.
+
+    The masks are the same; ``test_supsup_masks.py`` has the real length.
+    """
+    from clcore.methods.supsup import masks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "DIGIT", 8)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _pilots():
+    return {}
+
+
+@pytest.fixture(scope="module")
+def timed_once(_pilots):
+    """Steps of one structure are timed once, not in every new home: timing takes as long as a tiny sweep."""
+    from sweeps import pilot
+
+    measured = pilot._measured
+
+    def known(trial, most, like):
+        key = (trial.configuration.structure, most, like.threads, like.device, like.data_dir, like.compiled)
+        if key not in _pilots:
+            _pilots[key] = measured(trial, most, like)
+        return _pilots[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pilot, "_measured", known)
+        yield
+
+
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """Most pictures of a sweep are empty files: drawing them takes longer than a tiny sweep."""
+    from trackers import pictures_all
+
+    draw, whole = pictures_all._try, ("fit", "inference")
+    monkeypatch.setattr(pictures_all, "_try", lambda how, path, *what: draw(how, path, *what) if path.stem in whole else path.touch())
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory):
     """An MLflow database with its schema; making one takes over a second, copying it nothing."""

@@ -4,7 +4,10 @@ import shutil
 import pytest
 from sweep_kit import CELLS, in_process
 
-from trackers import pictures_kit
+
+@pytest.fixture(autouse=True, scope="module")
+def _timed_once(timed_once):
+    pass
 
 
 @pytest.fixture
@@ -25,12 +28,9 @@ def cells(tmp_path):
 
 
 @pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """The command line in this process, started in an empty folder, with most pictures empty (they take seconds)."""
+def cli(tmp_path, monkeypatch, capsys, few_pictures):
+    """The command line in this process, started in an empty folder, with most pictures empty."""
     monkeypatch.chdir(tmp_path)
-    save = pictures_kit.save
-    whole = ("samples", "fit")
-    monkeypatch.setattr(pictures_kit, "save", lambda made, path: save(made, path) if path.stem in whole else path.touch())
     before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
     yield lambda *words: in_process(words, monkeypatch, capsys)
     for name, handlers in before.items():
