@@ -51,7 +51,7 @@ def few_pictures(monkeypatch):
     from trackers import pictures_all
 
     draw, whole = pictures_all._try, ("fit", "inference")
-    monkeypatch.setattr(pictures_all, "_try", lambda how, path, *what: draw(how, path, *what) if path.stem in whole else path.touch())
+    monkeypatch.setattr(pictures_all, "_try", lambda how, to, *what: draw(how, to, *what) if to.stem in whole else to.touch())
 
 
 @pytest.fixture(scope="session")

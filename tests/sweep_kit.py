@@ -1,10 +1,15 @@
 """Small sweeps for the tests of ``sweeps/``: calls of the command line in this process and in one of their own."""
 
+import contextlib
+import logging
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +30,9 @@ RUN = str(ROOT / "sweeps" / "run.py")
 #: A HAT sweep whose cells end differently after a moment of training.
 TINY = shlex.split("--benchmark split-digits --tasks 2 --network mlp:16 --set epochs=2 --set lr=0.5 --executor inline")
 HAT = ["--method", "hat", *TINY]
+#: A TFM sweep of several packs: its cells, in ``tfm.toml``, and the words that every such sweep has.
+TFM_CELLS = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
+TFM = shlex.split("--method tfm --space tfm.toml --network mlp:16 --set lr=0.2 --pack 2 --references")
 CELLS = 'search = "grid"\n[values]\nc = [0.1, 1.0]\nsmax = [10, 20]\n'
 
 
@@ -35,6 +43,11 @@ class Result:
     code: int
     out: str
     err: str
+
+    @property
+    def is_refusal(self) -> bool:
+        """Exit code 2 and one line that begins as ours do."""
+        return self.code == 2 and self.err.startswith("clsweep: ") and self.err.count("\n") == 1 and not self.out
 
     @property
     def ledger(self) -> dict[str, int]:
@@ -69,6 +82,32 @@ def in_process(words, monkeypatch, capsys) -> Result:
     code = main()
     said = capsys.readouterr()
     return Result(code, said.out, said.err)
+
+
+class Silent:
+    """In the place of ``capsys`` where a fixture of a whole module has none."""
+
+    out = err = ""
+
+    def readouterr(self):
+        return self
+
+
+@contextlib.contextmanager
+def own_logs():
+    """A sweep run in this process adds its log file to our loggers; here, they are taken off again."""
+    before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
+    yield
+    for name, handlers in before.items():
+        logging.getLogger(name).handlers = handlers
+
+
+def folder_with(tmp_path_factory, name: str, **files: str) -> Path:
+    """A new folder with space files: their names without ``.toml``, and what is in them."""
+    folder = tmp_path_factory.mktemp(name)
+    for stem, text in files.items():
+        (folder / f"{stem}.toml").write_text(text)
+    return folder
 
 
 def only_folder(home: Path) -> Path:
@@ -162,6 +201,22 @@ def descendants(pid: int) -> dict[int, str]:
     while above := {child for child, parent in parents.items() if parent in above}:
         found |= {child: names[child] for child in above}
     return found
+
+
+@contextlib.contextmanager
+def nothing_stays(seconds: float = 120.0):
+    """A set for processes that Ray may leave behind, which end by themselves when their driver is gone, and their temporary folder.
+
+    Both are empty at the end, or it fails; it leaves none of them in any case.
+    """
+    found, temporary = set(), tempfile.mkdtemp(prefix="cs-", dir="/tmp")  # short: Ray's sockets are in it
+    try:
+        yield found, temporary
+        wait_for(lambda: not any(map(alive, found)), seconds)
+    finally:
+        for pid in filter(alive, found):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def alive(pid: int) -> bool:

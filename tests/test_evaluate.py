@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import benchmark, finish, learner, spread
+from penalties_kit import SMALL
 
 from clcore.methods import METHODS
 
@@ -25,7 +26,7 @@ def outputs(made, member, inputs):
 
 def evaluated(name, scenario):
     hypers = spread(METHODS.get(name).Hyper, 2)
-    made = learner(name, hypers, scenario=scenario, dtype=torch.float64, lr=0.3, batch_size=32, epochs=4, patience=5)
+    made = learner(name, hypers, scenario=scenario, dtype=torch.float64, lr=0.3, batch_size=32, epochs=3, patience=5, options=SMALL)
     return made, finish(made)[-1].members
 
 
@@ -76,7 +77,7 @@ def test_what_a_method_answers_in_its_own_way_is_counted_alike(name, scenario):
 
 @pytest.mark.parametrize("name", [name for name in SPECIFIC if name not in IN_GROUPS])
 def test_the_inferred_task_of_a_single_image_is_that_of_the_batch(name):
-    made = learner(name, scenario="class-il", dtype=torch.float64, epochs=3, lr=0.3)
+    made = learner(name, scenario="class-il", dtype=torch.float64, epochs=2, lr=0.3, options=SMALL)
     finish(made)
     memory, hp = ({n: t[0] for n, t in d.items()} for d in (made.memory, made.hp))
     inputs, _ = benchmark().test(1).batch(torch.arange(12), torch.float64)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import begin, benchmark, distance, facts, finish, learner, same, up_to
+from penalties_kit import SMALL
 from torch.nn import functional as F
 
 from clcore import networks
@@ -15,7 +16,7 @@ from clcore.pack import member
 from clcore.quick import network_options
 from clcore.trainer import Trainer, stage_pool
 
-OWN = {"own": True, "epochs": 2, "batch_size": 32}
+OWN = {"own": True, "epochs": 2, "batch_size": 32, "options": SMALL}
 
 
 def made(scenario="task-il", net="mlp:16-16", outputs=(2, 2, 2), shape=(1, 8, 8), settings=None, **hyper):

@@ -141,7 +141,7 @@ def test_resumed_it_ends_where_it_ends_uninterrupted(name, hyper, tmp_path):
 def test_the_generator_comes_to_make_the_image_that_is_real():
     """Of a world of one image: what is made is far from it at first, and near it in the end."""
     torch.manual_seed(0)
-    one = learner("hnet-r", [{**GAN, "decoder": "10", "replay_chunk": 0, "layers": "none"}], **OWN)
+    one = learner("hnet-r", [{**GAN, "decoder": "10", "replay_chunk": 0, "layers": "none"}], **{**OWN, "options": ()})
     params, memory, _, at = single(one, 0)
     model, image = one.method.replay, batch_of(one, 0, 1).inputs
     params = {n: t.clone().requires_grad_() for n, t in params.items() if n.startswith(model.trains)}

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import SCENARIOS, begin, distance, finish, learner, same, up_to
+from penalties_kit import SMALL
 from torch.nn import functional as F
 
 from clcore.errors import BadValue
@@ -14,7 +15,7 @@ from clcore.methods.hnet.replay import distillation
 from clcore.methods.hnet.replay_model import share_of
 from clcore.pack import member
 
-OWN = {"own": True, "epochs": 2, "batch_size": 32, "dtype": torch.float64}
+OWN = {"own": True, "epochs": 2, "batch_size": 32, "dtype": torch.float64, "options": SMALL}
 TIR = {"inference": "classifier"}
 MODELS = pytest.mark.parametrize(("replay_model", "teacher"), [("vae", "encoder."), ("gan", "discriminator.")])
 
@@ -285,7 +286,7 @@ def test_nothing_but_the_last_stage_is_trained_after_the_classifier(replay_model
     two = learner("hnet-r", [{"replay_model": replay_model}], tasks=2, **OWN)
     assert [stage.name for stage in two.method.stages(At(0, "train", 1))] == ["train", "replay"]
     fine = learner("finetune", tasks=2, own=False, epochs=2, batch_size=32, dtype=torch.float64, protocol="fixed",
-                   optimizer="adam", lr=1e-3)  # fmt: skip
+                   optimizer="adam", lr=1e-3, options=SMALL)  # fmt: skip
     up_to(two, 1)
     up_to(fine, 1)
     body = [n for n in fine.memory if n.startswith("layers.")]

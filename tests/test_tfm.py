@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import begin, benchmark, finish, learner, same, up_to
+from penalties_kit import SMALL
 from torch.nn import functional as F
 
 from clcore.masks import Mask
@@ -13,6 +14,8 @@ from clcore.methods import At, Batch
 from clcore.trainer import Trainer, stage_pool
 
 FAST = {"lr": 0.3, "batch_size": 32, "epochs": 3}
+#: The same on few examples, for the many combinations.
+BRIEF = {**FAST, "lr": 0.02, "options": SMALL}
 WIDE = {"p1": 0.5, "growth": 0.25}  # of 16: 8, 12, 16
 
 
@@ -46,7 +49,7 @@ MEMBERS = {
 @pytest.mark.parametrize("net", ["mlp:16-16", "conv"])
 def test_t1_old_tasks_compute_the_same_bit_for_bit(members, net):
     hypers = MEMBERS[members]
-    made, kept = learner("tfm", hypers, net=net, drop=0.2, optimizer="adam", weight_decay=0.01, **{**FAST, "lr": 0.02}), {}
+    made, kept = learner("tfm", hypers, net=net, drop=0.2, optimizer="adam", weight_decay=0.01, **BRIEF), {}
     for said in after_each(made):
         for task in range(said.seen):
             for member in range(len(hypers)):

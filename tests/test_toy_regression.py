@@ -78,7 +78,7 @@ def test_the_share_explained_is_r_squared_and_never_negative():
 
 @pytest.mark.parametrize("name", ABLE)
 def test_a_pack_that_learns_curves_is_its_members(name):
-    short = {**SETTINGS, "epochs": 4}
+    short = {**SETTINGS, "epochs": 2, "batch_size": 50}
     packed = finish(learner(name, [{}, {}], lrs=[0.01, 0.02], own=True, dtype=torch.float64, **short))
     alone = finish(learner(name, [{}], lrs=[0.02], own=True, dtype=torch.float64, **short))
     assert len(packed) == len(alone) == 4
@@ -89,7 +89,8 @@ def test_a_pack_that_learns_curves_is_its_members(name):
 
 @pytest.mark.parametrize("name", ABLE)
 def test_every_method_that_can_learns_a_curve_and_shows_it(name):
-    reports = finish(learner(name, [{}], own=True, tasks=1, **{**SETTINGS, "epochs": 150, "batch_size": 50, "lr": 0.006}))
+    training = {"epochs": 150, "batch_size": 50, "lr": 0.006} if name == "hat" else {"epochs": 150, "batch_size": 100, "lr": 0.01}
+    reports = finish(learner(name, [{}], own=True, tasks=1, **{**SETTINGS, **training}))
     assert reports[0].members[0].test[0] < 0.5
     assert reports[1].members[0].test[0] > 0.5
     fitted = np.array(reports[-1].members[0].fitted)

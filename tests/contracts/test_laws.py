@@ -147,7 +147,7 @@ def test_recorded_steps_are_the_steps_bit_for_bit(name, shared, monkeypatch):
     monkeypatch.setattr(trainer, "Recorder", Kept)
     found = []
     for patience in (0, 10**9):
-        own = pack(name, shared, (0, 1), epochs=2, drop=0.2)
+        own = pack(name, shared, (0, 1), epochs=3, drop=0.2, batch_size=200)  # all of a task, so that one step is recorded
         found.append((facts(finish(own)), own.memory))
         assert {recorder.failed for recorder in made} <= {""}
         assert any(recorder._known for recorder in made) == (patience == 0 and name != "random")

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import SCENARIOS, begin, benchmark, facts, finish, learner, same, spread
+from penalties_kit import SMALL
 
 from clcore import hyper
 from clcore.learner import Progress
@@ -17,8 +18,9 @@ NAMES = METHODS.names()
 EACH = pytest.mark.parametrize("name", NAMES)
 IN_EACH = pytest.mark.parametrize("scenario", SCENARIOS)
 TASKS = 3
-FAST = {"lr": 0.3, "batch_size": 64}
+FAST = {"lr": 0.3, "batch_size": 32}
 UNTRAINED = {"random"}  # methods that learn without a single step
+SLOW = {"batche", "freeze", "separate-heads"}  # methods of which little moves, and that need more steps for it
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def run():
 
     def once(name, scenario):
         if (name, scenario) not in kept:
-            made = learner(name, spread(METHODS.get(name).Hyper, 2), scenario=scenario, epochs=3, **FAST)
+            made = learner(name, spread(METHODS.get(name).Hyper, 2), scenario=scenario, epochs=2, options=SMALL, **FAST)
             kept[name, scenario] = (made, finish(made))
         return kept[name, scenario]
 
@@ -101,9 +103,10 @@ def test_what_is_learned_is_better_than_chance(name):
     if name in UNTRAINED:
         return
     hypers = [{"c": 0.1}] if name == "hat" else [{}]  # the default is for networks with room
-    slow = name.startswith(("hnet", "ags"))  # high rates do not train a hypernetwork, and let group sparsity kill all nodes
-    training = {"own": True} if slow else {"lr": 0.3, "patience": 5}
-    [_, first, second] = finish(learner(name, hypers, **training, batch_size=32, epochs=15, net="mlp:32-32", tasks=2))
+    own = name.startswith(("hnet", "ags"))  # high rates do not train a hypernetwork, and let group sparsity kill all nodes
+    training = {"own": True} if own else {"lr": 0.3, "patience": 5}
+    training |= {"epochs": 15 if name in SLOW else 8, "batch_size": 32}
+    [_, first, second] = finish(learner(name, hypers, **training, net="mlp:32-32", tasks=2))
     assert first.members[0].validation[0] > 0.9
     assert second.members[0].validation[1] > 0.6
 
@@ -165,7 +168,7 @@ def test_stored_bytes_are_those_of_an_independent_count(run, name, scenario):
 
 @EACH
 def test_stored_bytes_do_not_depend_on_the_precision(name):
-    made = learner(name, dtype=torch.float64, epochs=1)
+    made = learner(name, dtype=torch.float64, epochs=1, options=SMALL)
     [said] = finish(made)[-1].members
     memory, hp = ({n: t[0].float() if t.dtype == torch.float64 else t[0] for n, t in d.items()} for d in (made.memory, made.hp))
     assert made.method.stored_bytes(memory, hp) == said.bytes
@@ -208,15 +211,15 @@ def test_old_tasks_are_in_memory_alone(run, name):
 
 
 @EACH
-@pytest.mark.parametrize("drop", [0.0, 0.3])
-def test_the_same_seed_twice_is_identical_and_another_differs(name, drop):
+def test_the_same_seed_twice_is_identical_and_another_differs(name):
+    """Identical with the noise of dropout, different without it."""
     ends = []
-    for seed in (0, 0, 1):
-        made = learner(name, seed=seed, drop=drop, epochs=2, tasks=2, **FAST)
+    for seed, drop in ((0, 0.3), (0, 0.3), (0, 0.0), (1, 0.0)):
+        made = learner(name, seed=seed, drop=drop, epochs=2, tasks=2, options=SMALL, **FAST)
         ends.append((facts(finish(made)), made.memory))
     assert ends[0][0] == ends[1][0]
     assert same(ends[0][1], ends[1][1])
-    assert ends[0][0] != ends[2][0]
+    assert ends[2][0] != ends[3][0]
 
 
 @EACH

@@ -8,7 +8,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "trackers_record"))
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from server_kit import Launcher, Proxy, Server
+from server_kit import Launcher, Proxy, serving
 
 
 @pytest.fixture
@@ -22,17 +22,15 @@ def launch(tmp_path):
 @pytest.fixture
 def server(tmp_path):
     """An MLflow server of this test alone, to be killed and started again."""
-    made = Server(tmp_path / "server").start()
-    yield made
-    made.kill()
+    with serving(tmp_path / "server") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
 def steady(tmp_path_factory):
     """An MLflow server that stays."""
-    made = Server(tmp_path_factory.mktemp("steady"), None, "--allowed-hosts", "127.0.0.1:*").start()
-    yield made
-    made.kill()
+    with serving(tmp_path_factory.mktemp("steady"), None, "--allowed-hosts", "127.0.0.1:*") as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """MLflow servers and PostgreSQL clusters of our own, a proxy that breaks on command, and what must hold of a record afterwards."""
 
+import contextlib
 import http.client
 import http.server
 import json
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sweep_kit import ROOT, Result, events, outcome, start, wait_for
+from sweep_kit import ROOT, Result, events, only_folder, outcome, reports, start, wait_for
 
 #: Six short trials, one after another, so that there is a middle in which to take things away.
 CELLS = 'search = "grid"\n[values]\nc = [0.1, 1.0]\nsmax = [5, 10, 20]\n'
@@ -193,9 +194,28 @@ class Postgres:
         assert done.returncode == 0, done.stderr
 
 
-def is_one_line(said: Result) -> bool:
-    """Whether a call was refused as it should be: exit code 2 and a line, on standard error."""
-    return said.code == 2 and said.err.startswith("clsweep: ") and said.err.count("\n") == 1 and not said.out
+@contextlib.contextmanager
+def serving(folder: Path, store: str | None = None, *options: str):
+    """A server for as long as it is needed."""
+    made = Server(folder, store, *options).start()
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+def interrupted(launch: "Launcher", home: Path, uri: str, stop: Callable[[], object], back: Callable[[], object]) -> Path:
+    """A sweep during which the record cannot be written for a while, and that learns on; returns its folder."""
+    process = launch(*INLINE, "--name", "back", "--home", home, "--tracking-uri", uri)
+    until(lambda: reports(home) >= 3, process=process)
+    stop()
+    until(lambda: reports(home) > 10, process=process)  # it learns on
+    back()
+    said = end_of(process)
+    assert said.code == 0, said.err
+    assert "Traceback" not in said.out + said.err
+    assert "not up to date" not in said.out
+    return only_folder(home)
 
 
 def publish(*words: object) -> Result:

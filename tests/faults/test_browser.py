@@ -5,7 +5,7 @@ import re
 import pytest
 from browser_kit import Browser, chromium
 from mlflow.tracking import MlflowClient
-from server_kit import Server
+from server_kit import serving
 from sweep_kit import only_folder, outcome, start
 
 from trackers.view import table_link
@@ -39,9 +39,8 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(place):
     """What ``mlflow ui --backend-store-uri`` starts, as the sweep says."""
-    made = Server(place / "server", f"sqlite:///{place}/home/mlflow.db").start()
-    yield made
-    made.kill()
+    with serving(place / "server", f"sqlite:///{place}/home/mlflow.db") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

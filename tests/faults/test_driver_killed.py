@@ -3,17 +3,19 @@
 import os
 import random
 import shlex
-import shutil
 import signal
-import tempfile
 import time
 
 import pytest
+from sweep_kit import TFM as WORDS
 from sweep_kit import (
+    TFM_CELLS,
     alive,
     descendants,
     events,
+    folder_with,
     in_the_middle,
+    nothing_stays,
     only_folder,
     outcome,
     record_of,
@@ -26,18 +28,15 @@ from sweep_kit import (
 
 pytestmark = pytest.mark.faults
 
-GRID = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
 #: Packs of two that take some seconds each, so that there is a middle to be killed in.
-TFM = shlex.split("--method tfm --space tfm.toml --tasks 4 --network mlp:16 --set epochs=40 --set lr=0.2 --pack 2 --references")
+TFM = [*WORDS, *shlex.split("--tasks 4 --set epochs=40")]
 INLINE = [*TFM, "--executor", "inline"]
 RAY = [*TFM, "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("killed")
-    (made / "tfm.toml").write_text(GRID)
-    return made
+    return folder_with(tmp_path_factory, "killed", tfm=TFM_CELLS)
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +49,20 @@ def undisturbed(folder):
 @pytest.fixture
 def launch(folder):
     """Starts sweeps with a temporary folder of their own, and leaves no process and no file of them behind."""
-    temporary = tempfile.mkdtemp(prefix="cs-", dir="/tmp")  # short: Ray's sockets are in it
-    started, below = [], set()
+    started = []
+    with nothing_stays() as (below, temporary):
 
-    def go(*words):
-        started.append(start(*words, cwd=folder, TMPDIR=temporary))
-        return started[-1]
+        def go(*words):
+            started.append(start(*words, cwd=folder, TMPDIR=temporary))
+            return started[-1]
 
-    go.see = lambda process: below.update(descendants(process.pid))
-    yield go
-    for process in started:
-        below.update(descendants(process.pid))
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-    try:
-        wait_for(lambda: not any(map(alive, below)), 120)
-    finally:
-        for pid in filter(alive, below):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(temporary, ignore_errors=True)
+        go.see = lambda process: below.update(descendants(process.pid))
+        yield go
+        for process in started:
+            below.update(descendants(process.pid))
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
 
 
 def check(home, undisturbed, said):

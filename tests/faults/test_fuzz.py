@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command_kit import MANIFEST, NAME, ODD, byte_edits, call, finished, own_logs, value_edits
-from sweep_kit import in_process
+from command_kit import MANIFEST, NAME, ODD, byte_edits, call, finished, value_edits
+from sweep_kit import Silent, in_process, own_logs
 
 from clcore import checkpoint
 from clcore.errors import UserError
@@ -52,15 +52,6 @@ def trained(tmp_path_factory, migrated):
     with pytest.MonkeyPatch.context() as patch, own_logs():
         assert in_process([*TINY, "--home", home], patch, Silent()).code == 0
     return home
-
-
-class Silent:
-    """In the place of ``capsys`` where a fixture of a whole module has none."""
-
-    out = err = ""
-
-    def readouterr(self):
-        return self
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,23 @@ import contextlib
 import multiprocessing
 import os
 import random
-import shutil
-import signal
 import sys
-import tempfile
 import time
 
 import pytest
-from server_kit import CELLS, INLINE, SWEEP, TRIALS, check, end_of, until
-from sweep_kit import alive, descendants, events, matrices, only_folder, reports, rows_are_unique, same_matrices, start
+from server_kit import CELLS, INLINE, SECONDS, SWEEP, TRIALS, check, end_of, until
+from sweep_kit import (
+    descendants,
+    events,
+    folder_with,
+    matrices,
+    nothing_stays,
+    only_folder,
+    reports,
+    rows_are_unique,
+    same_matrices,
+    start,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -34,9 +42,7 @@ def life(words, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("often")
-    (made / "cells.toml").write_text(CELLS)
-    return made
+    return folder_with(tmp_path_factory, "often", cells=CELLS)
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +111,8 @@ def end(home, undisturbed):
 
 @pytest.fixture
 def below():
-    """Processes that Ray left behind, which end by themselves when their driver is gone; its files are taken away."""
-    found, temporary = set(), tempfile.mkdtemp(prefix="cs-", dir="/tmp")  # short: Ray's sockets are in it
-    yield found, temporary
-    try:
-        until(lambda: not any(map(alive, found)))
-    finally:
-        for pid in filter(alive, found):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(temporary, ignore_errors=True)
+    with nothing_stays(SECONDS) as made:
+        yield made
 
 
 def test_on_ray(folder, undisturbed, below):

@@ -4,7 +4,7 @@ import itertools
 import shlex
 
 import pytest
-from server_kit import INLINE, SWEEP, TRIALS, check, end_of, free_port, is_one_line, publish, until
+from server_kit import INLINE, SWEEP, TRIALS, check, end_of, free_port, interrupted, publish, until
 from sweep_kit import listing, only_folder, reports
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -15,7 +15,7 @@ def test_it_is_down_at_the_start(launch, tmp_path):
     for words in (SWEEP, INLINE):
         uri = f"http://127.0.0.1:{free_port()}"
         said = end_of(launch(*words, "--home", "home", "--tracking-uri", uri))
-        assert is_one_line(said), said
+        assert said.is_refusal, said
         assert f"no MLflow server answers at {uri}" in said.err
         assert listing(tmp_path) == before
 
@@ -24,7 +24,7 @@ def test_it_answers_500_at_the_start(launch, tmp_path, proxy):
     before = listing(tmp_path)
     proxy.breaks = lambda method, path: 500
     said = end_of(launch(*SWEEP, "--home", "home", "--tracking-uri", proxy.uri))
-    assert is_one_line(said), said
+    assert said.is_refusal, said
     assert "answers /health with 500: look at the server's log" in said.err
     assert listing(tmp_path) == before
 
@@ -33,23 +33,15 @@ def test_it_does_not_let_us_in_at_the_start(launch, tmp_path, steady):
     """MLflow's own refusal of a host name that it was not told of."""
     before = listing(tmp_path)
     said = end_of(launch(*SWEEP, "--home", "home", "--tracking-uri", f"http://localhost:{steady.port}"))
-    assert is_one_line(said), said
+    assert said.is_refusal, said
     assert f"with 403: start it with --allowed-hosts localhost:{steady.port}" in said.err
     assert listing(tmp_path) == before
 
 
 def test_it_goes_away_and_comes_back(launch, tmp_path, server):
-    home = tmp_path / "home"
-    process = launch(*INLINE, "--name", "back", "--home", home, "--tracking-uri", server.uri)
-    until(lambda: reports(home) >= 3, process=process)
-    server.kill()
-    until(lambda: reports(home) > 10, process=process)  # it learns on
-    server.start()
-    said = end_of(process)
-    assert said.code == 0, said.err
-    assert "not up to date" not in said.out
-    assert "MLflow cannot be written" in (only_folder(home) / "log.txt").read_text()
-    check(only_folder(home), server.store, server.uri)
+    sweep = interrupted(launch, tmp_path / "home", server.uri, server.kill, server.start)
+    assert "MLflow cannot be written" in (sweep / "log.txt").read_text()
+    check(sweep, server.store, server.uri)
 
 
 def test_it_stays_away(launch, tmp_path, server):
@@ -64,7 +56,7 @@ def test_it_stays_away(launch, tmp_path, server):
     command = next(line for line in said.out.splitlines() if "trackers/publish.py" in line)
     assert "Traceback" not in said.out + said.err
     words = shlex.split(command)[2:]
-    assert is_one_line(publish(*words))
+    assert publish(*words).is_refusal
     server.start()
     for _ in range(2):
         said = publish(*words)

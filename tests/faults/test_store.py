@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 from mlflow.tracking import MlflowClient
-from server_kit import INLINE, SWEEP, check, end_of, is_one_line, publish, until
+from server_kit import INLINE, SWEEP, check, end_of, publish, until
 from sweep_kit import events, listing, only_folder, reports
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -38,7 +38,7 @@ def test_sqlite_is_locked_at_the_start(launch, tmp_path):
         other.execute("CREATE TABLE x (y)")
         other.execute("BEGIN EXCLUSIVE")
         said = end_of(launch(*SWEEP, "--home", home))
-    assert is_one_line(said), said
+    assert said.is_refusal, said
     assert "database is locked" in said.err
     assert set(listing(home)) == {"mlflow.db"}
 
@@ -107,7 +107,7 @@ def test_a_file_is_in_a_folders_place(place, message, launch, tmp_path):
     (tmp_path / "other" / "mine").write_text("x")
     before = listing(tmp_path)
     said = end_of(launch(*SWEEP, "--name", "mine", "--home", place))
-    assert is_one_line(said), said
+    assert said.is_refusal, said
     assert message in said.err
     assert listing(tmp_path) == before
 
@@ -117,7 +117,7 @@ def test_a_file_is_in_the_place_of_mlflows_files(launch, tmp_path):
     home.mkdir()
     (home / "mlflow-artifacts").write_text("x")
     said = end_of(launch(*SWEEP, "--home", home))
-    assert is_one_line(said), said
+    assert said.is_refusal, said
     assert "mlflow-artifacts" in said.err
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from mlflow.tracking import MlflowClient
-from sweep_kit import in_process, only_folder
+from sweep_kit import Silent, in_process, only_folder
 
 from sweeps import report
 
@@ -19,15 +19,6 @@ def sweep_once(folder, migrated, words):
         said = in_process([*words, "--home", home], patch, Silent())
     assert said.code == 0, said.err
     return only_folder(home)
-
-
-class Silent:
-    """In the place of ``capsys`` where a fixture of a whole module has none."""
-
-    out = err = ""
-
-    def readouterr(self):
-        return self
 
 
 def uri_of(home):

@@ -1,8 +1,10 @@
-import logging
 import shutil
 
 import pytest
-from sweep_kit import CELLS, in_process
+from again_kit import uri_of
+from sweep_kit import CELLS, in_process, own_logs
+
+from trackers.publish import publish_sweep
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +33,15 @@ def cells(tmp_path):
 def cli(tmp_path, monkeypatch, capsys, few_pictures):
     """The command line in this process, started in an empty folder, with most pictures empty."""
     monkeypatch.chdir(tmp_path)
-    before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
-    yield lambda *words: in_process(words, monkeypatch, capsys)
-    for name, handlers in before.items():
-        logging.getLogger(name).handlers = handlers
+    with own_logs():
+        yield lambda *words: in_process(words, monkeypatch, capsys)
+
+
+@pytest.fixture
+def mine(recorded, migrated, tmp_path):
+    """A module's recorded sweep once more, published in a home of its own that a test may change: its folder."""
+    again = tmp_path / "mine" / recorded.name
+    shutil.copytree(recorded, again)
+    shutil.copy(migrated, again.parent / "mlflow.db")
+    publish_sweep(again, uri_of(again.parent))
+    return again

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shlex
-import shutil
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from clcore.forked import ForkedLearner, Leg
 from sweeps.fork import legs
 from sweeps.settings import digest, validated
 from sweeps.trials import Pack, Trial, base_configuration
-from trackers.publish import publish_sweep
 
 OLD, NEW = {"c": 0.1, "smax": 5.0}, {"c": 2.5, "smax": 5.0}
 
@@ -143,15 +141,10 @@ def recorded(tmp_path_factory, migrated):
 
 
 @pytest.fixture
-def parent(recorded, migrated, tmp_path):
+def parent(mine):
     """The same in a home that a test may add to: the home, the run, the accuracies."""
-    home = tmp_path / "mine"
-    shutil.copytree(recorded, home / recorded.name)
-    shutil.copy(migrated, home / "mlflow.db")
-    uri, _ = publish_sweep(home / recorded.name, uri_of(home))
-    (found,) = matrices(recorded).values()
-    (trial,) = matrices(recorded)
-    return home, runs_of(uri)[1][trial], found
+    ((trial, found),) = matrices(mine).items()
+    return mine.parent, runs_of(uri_of(mine.parent))[1][trial], found
 
 
 def test_a_fork_from_end_to_end(parent, cli):

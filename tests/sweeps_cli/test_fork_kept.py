@@ -12,7 +12,6 @@ from sweep_kit import HAT, events, matrices, same_matrices
 from clcore import checkpoint
 from clcore.checkpoint import DamagedCheckpoint, read_tensors
 from clcore.forked import of_one
-from trackers.publish import publish_sweep
 
 FOUR = [word if word != "2" else "4" for word in HAT]
 VALUES = ["--at-task", "3", "--set", "c=2.5", "--set", "lr=0.2"]
@@ -58,14 +57,10 @@ def recorded(tmp_path_factory, migrated):
 
 
 @pytest.fixture
-def parent(recorded, migrated, tmp_path):
+def parent(mine):
     """The same in a home that a test may add to: the home, the sweep's folder there, the trial, and its run."""
-    home = tmp_path / "mine"
-    shutil.copytree(recorded, home / recorded.name)
-    shutil.copy(migrated, home / "mlflow.db")
-    uri, _ = publish_sweep(home / recorded.name, uri_of(home))
-    (trial,) = matrices(recorded)
-    return home, home / recorded.name, trial, runs_of(uri)[1][trial].info.run_id
+    (trial,) = matrices(mine)
+    return mine.parent, mine, trial, runs_of(uri_of(mine.parent))[1][trial].info.run_id
 
 
 def fork(cli, home, run_id, *words):

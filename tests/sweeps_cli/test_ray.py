@@ -6,18 +6,29 @@ import shlex
 import signal
 
 import pytest
-from sweep_kit import events, matrices, only_folder, outcome, record_of, reports, rows_are_unique, same_matrices, start, wait_for
+from sweep_kit import TFM as WORDS
+from sweep_kit import (
+    TFM_CELLS,
+    events,
+    folder_with,
+    matrices,
+    only_folder,
+    outcome,
+    record_of,
+    reports,
+    rows_are_unique,
+    same_matrices,
+    start,
+    wait_for,
+)
 
-GRID = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
 #: Four packs of two or three, the references included; each takes a second or two.
-TFM = shlex.split("--method tfm --space tfm.toml --tasks 3 --network mlp:16 --set epochs=12 --set lr=0.2 --pack 2 --references")
+TFM = [*WORDS, *shlex.split("--tasks 3 --set epochs=12")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("cluster")
-    (made / "tfm.toml").write_text(GRID)
-    return made
+    return folder_with(tmp_path_factory, "cluster", tfm=TFM_CELLS)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from clcore.errors import UserError
 from sweeps import replay
 from sweeps.replay import Parting, pack_of, partings
 from trackers.artifacts import read_matrix, write_matrix
-from trackers.publish import publish_sweep
 from trackers.recorded import RecordedTrial
 
 NAN = math.nan
@@ -31,13 +30,9 @@ def recorded(tmp_path_factory, migrated):
 
 
 @pytest.fixture
-def copy(recorded, migrated, tmp_path):
+def copy(mine):
     """The record in another MLflow, whose artifacts a test may damage; gives its URI."""
-    again = tmp_path / "copy" / recorded.name
-    shutil.copytree(recorded, again)
-    shutil.copy(migrated, tmp_path / "copy" / "mlflow.db")
-    uri, _ = publish_sweep(again, uri_of(tmp_path / "copy"))
-    return uri
+    return uri_of(mine.parent)
 
 
 def first_run(uri, number=0):
@@ -82,8 +77,8 @@ def test_the_pack_is_the_one_it_ran_in(recorded, cli, monkeypatch):
     assert (pack.identity, pack.threads, pack.compiled, pack.device, resume) == (event["pack"], 1, False, "cpu", None)
 
 
-def test_a_record_in_another_mlflow_is_enough(copy, cli, tmp_path):
-    shutil.rmtree(next(path for path in (tmp_path / "copy").iterdir() if path.name.startswith("hat-")))
+def test_a_record_in_another_mlflow_is_enough(mine, copy, cli):
+    shutil.rmtree(mine)
     _, run = first_run(copy)
     said = cli("--replay", run.info.run_id, "--tracking-uri", copy)
     assert said.code == 0, said.out + said.err
@@ -179,11 +174,18 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_config_is_one_line(case, copy, cli, tmp_path):
+def test_a_damaged_config_is_one_line(case, recorded, cli):
+    """In the record itself, which is mended afterwards."""
     change, message = DAMAGE[case]
-    _, run = first_run(copy)
-    edited(run, change)
-    refused(cli("--replay", run.info.run_id, "--tracking-uri", copy), message)
+    uri = uri_of(recorded.parent)
+    _, run = first_run(uri)
+    path = artifact(run, "config.json")
+    sound = path.read_text()
+    try:
+        edited(run, change)
+        refused(cli("--replay", run.info.run_id, "--tracking-uri", uri), message)
+    finally:
+        path.write_text(sound)
 
 
 def refused(said, message):

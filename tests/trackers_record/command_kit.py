@@ -1,13 +1,11 @@
 """A home with a finished sweep in it, calls of the commands in this process, and damage done on purpose."""
 
-import contextlib
 import json
-import logging
 import random
-from dataclasses import dataclass
 
 import torch
 from fake_sweep import TASKS, FakeSweep, item
+from sweep_kit import Result
 
 from clcore.masks import Mask
 from trackers import artifacts
@@ -23,32 +21,11 @@ MANIFEST = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def is_refusal(self) -> bool:
-        """Exit code 2 and one line that begins as ours do."""
-        return self.code == 2 and self.err.startswith("clsweep: ") and self.err.count("\n") == 1 and not self.out
-
-
 def call(main, words, capsys) -> Result:
     capsys.readouterr()
     code = main([str(word) for word in words])
     said = capsys.readouterr()
     return Result(code, said.out, said.err)
-
-
-@contextlib.contextmanager
-def own_logs():
-    """A sweep run in this process adds its log file to our loggers; here, they are taken off again."""
-    before = {name: list(logging.getLogger(name).handlers) for name in ("sweeps", "trackers", "clcore")}
-    yield
-    for name, handlers in before.items():
-        logging.getLogger(name).handlers = handlers
 
 
 def trial_files(folder, name) -> None:

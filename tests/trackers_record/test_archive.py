@@ -7,8 +7,8 @@ import stat
 import zipfile
 
 import pytest
-from command_kit import NAME, begun, byte_edits, call, finished, item, own_logs, trial_files
-from sweep_kit import CELLS, HAT, in_process, listing, record_of
+from command_kit import NAME, begun, byte_edits, call, finished, item, trial_files
+from sweep_kit import CELLS, HAT, in_process, listing, own_logs, record_of
 
 from trackers import archive
 from trackers.lock import LOCK, only_one

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from command_kit import NAME, begun, call, finished, item, own_logs
+from command_kit import NAME, begun, call, finished, item
 from mlflow.tracking import MlflowClient
-from sweep_kit import HAT, ROOT, listing
+from sweep_kit import HAT, ROOT, listing, own_logs
 
 import sweeps.run
 from trackers import sweeps as command
