@@ -9,19 +9,6 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _short_digits():
-    """SupSup looks at 16 bits of a score at a time, for layers of millions; a histogram of them is most of a small layer's step.
-
-    The masks are the same; ``test_supsup_masks.py`` has the real length.
-    """
-    from clcore.methods.supsup import masks
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "DIGIT", 8)
-        yield
-
-
 @pytest.fixture(scope="session")
 def _pilots():
     return {}

@@ -33,12 +33,6 @@ def gradient(function, values, upstream):
     return leaf.grad
 
 
-@pytest.fixture(autouse=True, params=[masks.DIGIT, 8])
-def _digits(request, monkeypatch):
-    """Its own length of digits, and the one that the other tests have."""
-    monkeypatch.setattr(masks, "DIGIT", request.param)
-
-
 @pytest.fixture(scope="module")
 def trace():
     return golden("supsup_masks")[1]

@@ -12,9 +12,7 @@ EXECUTORS = {"ray": ["--workers", "2"], "inline": ["--executor", "inline"]}
 
 def states(sweep):
     """Trial and boundary -> the bytes that were kept there."""
-    return {
-        (path.parent.parent.name, path.parent.name): path.read_bytes() for path in sweep.glob("trials/*/after-*/*.safetensors")
-    }
+    return {(path.parent.parent.name, path.parent.name): path.read_bytes() for path in sweep.glob("trials/*/after-*/*.safetensors")}
 
 
 def test_states_and_a_fork_from_one_are_those_of_one_process(tmp_path_factory):
