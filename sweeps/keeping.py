@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clcore.disk import bytes_text
 from clcore.errors import BadValue, UserError
 from trackers.kept import BOUNDARIES_PART, WEIGHTS_PART, boundaries, files_of, size_of, tell_dropped
-from trackers.labels import bytes_text
 from trackers.record import SweepRecord, TrialRecord
 from trackers.schema import PARTS
 from trackers.summary import Final, configurations

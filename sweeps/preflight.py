@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from clcore.benchmarks import Benchmark
+from clcore.disk import innermost
 from clcore.errors import BadValue, UserError
 from sweeps.joining import check_joining
 from sweeps.settings import Settings
@@ -47,9 +48,7 @@ def check_home(home: Path) -> None:
     Raises:
         UserError: it cannot, or the disk is all but full.
     """
-    existing = home.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = innermost(home)
     if not existing.is_dir():
         raise UserError(f"--home {home} cannot be written: {existing} is not a folder.")
     if (files := home / ARTIFACTS).exists() and not files.is_dir():

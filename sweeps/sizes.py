@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 from clcore import checkpoint
+from clcore.disk import bytes_in, bytes_text, innermost
 from clcore.errors import UserError
 from clcore.learner import Learner
 from clcore.masks import Mask
@@ -20,7 +21,6 @@ from sweeps.keeping import Retention
 from sweeps.pilot import Pilot
 from sweeps.trials import Configuration, Trial, with_values
 from trackers.artifacts import write_masks
-from trackers.labels import bytes_text
 
 #: Tasks that are learned to see what a further one adds; the first may differ from those after it.
 TASKS = 3
@@ -120,10 +120,10 @@ def check_room(asked: Asked, plan: Plan, found: Pilot, workers: int) -> None:
         UserError: the disk has less.
     """
     settings = asked.settings
-    free = shutil.disk_usage(_existing(settings.home)).free
+    free = shutil.disk_usage(innermost(settings.home)).free
     if _at_most(asked, plan, found, workers) < free:
         return
-    wanted, written = need(asked, plan, workers), _written(asked.folder / TRIALS)
+    wanted, written = need(asked, plan, workers), bytes_in(asked.folder / TRIALS)
     copies = 1 if settings.tracking.startswith("http") else 2
     meanwhile = 0 if settings.own_storage is not None else wanted.checkpoints
     total = copies * max(wanted.kept - written, 0) + meanwhile
@@ -201,13 +201,3 @@ def _at(values: list[int], seen: int) -> int:
     if seen <= len(values):
         return values[seen - 1]
     return values[-1] + (seen - len(values)) * (values[-1] - values[-2])
-
-
-def _written(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _existing(path: Path) -> Path:
-    """The innermost folder that is there already."""
-    path = path.absolute()
-    return path if path.exists() else _existing(path.parent)

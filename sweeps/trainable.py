@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from clcore import checkpoint
-from clcore.disk import FULL, wanting
+from clcore.disk import FULL, bytes_in, wanting
 from clcore.learner import Learner, Progress
 from clcore.randomness import torch_stream
 from clcore.report import MemberReport, Report
@@ -178,8 +178,10 @@ def tune_pack(config: dict[str, str]) -> None:
         with TemporaryDirectory() as folder:
             save(Path(folder))
             lease.check()
-            size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-            with failing("the checkpoint"), wanting(size, Path(folder)):  # Tune copies it to the sweep's folder or its storage
+            with (
+                failing("the checkpoint"),
+                wanting(bytes_in(Path(folder)), Path(folder)),
+            ):  # Tune copies it to the sweep's folder or its storage
                 tune.report({"seen": said["seen"], "payload": json.dumps(said)}, checkpoint=tune.Checkpoint.from_directory(folder))
 
     lease = Lease(Path(config["heartbeat"]).with_suffix(".owner"))

@@ -61,12 +61,3 @@ def run_name(trial: TrialRecord, keys: Iterable[str]) -> str:
     """
     parts = [trial.method, choices_text(chosen(trial), keys), f"s{trial.seed}", "·", trial.trial[:4]]
     return " ".join(part for part in parts if part)
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes as a person reads it, e.g. ``2.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -10,6 +10,7 @@ import typer
 from rich.markdown import Markdown
 from rich.table import Table
 
+from clcore.disk import bytes_in, bytes_text
 from clcore.errors import UserError
 from trackers.command import Home, Sweep, console_here, find_sweep, run, say, sweeps_in
 
@@ -127,9 +128,7 @@ def _status(record: "SweepRecord", folder: Path) -> str:
 
 
 def _size(folder: Path) -> str:
-    from trackers.labels import bytes_text  # it imports torch, which no wrong call should wait for
-
-    return bytes_text(sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()))
+    return bytes_text(bytes_in(folder))
 
 
 def _linked_by(folder: Path) -> list[str]:
