@@ -8,7 +8,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from sweeps.storage import name_of
 from sweeps.trials import Pack, Trial
 from trackers.kept import boundary
 from trackers.record import PackRecord, SweepRecord, TaskRow, TrialRecord, load
-from trackers.schema import wrong_field
+from trackers.schema import strict, wrong_field
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -77,17 +76,8 @@ def _row(trial: TrialRecord, row: TaskRow) -> dict[str, Any]:
     """A row as the journal has it; what it cost is its own trial's."""
     said = {name: value for name, value in asdict(row).items() if name not in _COST}
     accuracies = {split: getattr(trial, split)[row.seen].tolist() for split in ("validation", "test")}
-    made: dict[str, Any] = _known({**said, **accuracies})
+    made: dict[str, Any] = strict({**said, **accuracies})
     return made
-
-
-def _known(value: Any) -> Any:
-    """The value with null for every number that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _known(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_known(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ One process writes a journal at a time (the sweep's lock sees to that); any numb
 """
 
 import json
-import math
 import os
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 from clcore.disk import wanting
 from clcore.errors import UserError
-from trackers.schema import is_count, is_time, read_json
+from trackers.schema import is_count, is_time, read_json, strict
 
 Event = dict[str, Any]
 
@@ -66,7 +65,7 @@ class Journal:
             TypeError: a field is not plain data.
         """
         with self._lock:
-            event: Event = _strict({"n": self._next, "time": time.time(), "event": kind, **fields})
+            event: Event = strict({"n": self._next, "time": time.time(), "event": kind, **fields})
             line = json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"
             self._write(line, sync)
             self._end += len(line)
@@ -138,14 +137,3 @@ def _damaged(path: Path, offset: int, index: int, why: str) -> UserError:
     with path.open("rb") as file:
         number = file.read(offset).count(b"\n") + index + 1
     return UserError(f"{path}, line {number} is damaged ({why}): restore the file, or remove that line if it can be lost.")
-
-
-def _strict(value: Any) -> Any:
-    """The value with ``None`` for every number that JSON does not have."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value

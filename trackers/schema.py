@@ -39,6 +39,7 @@ refuses an event that has the first, or is one of the others.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -86,6 +87,17 @@ def read_json(data: bytes) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return found
+
+
+def strict(value: Any) -> Any:
+    """Plain data with None for every number that JSON does not have, and lists in place of tuples."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    return value
 
 
 def wrong_field(event: Mapping[str, Any]) -> str | None:
