@@ -20,6 +20,7 @@ from clcore.methods.base import Tensors
 from clcore.pack import Member, member, packed, stack, stack_hyper
 from clcore.quick import layout_of, network_of
 from clcore.randomness import torch_stream
+from clcore.registry import check_files
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Recipe:
         """That of a trial on a benchmark."""
         classes = tuple(tuple(task.classes) for task in benchmark.tasks)
         return cls(method, dict(hyper), dict(network), benchmark.input_shape, layout_of(benchmark), classes, seed)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of its method and network, each of which may be the path of a Python file."""
+        return self.method, self.network["spec"]
 
     def build(self) -> Method:
         """The method, with its network as the seed draws it."""
@@ -187,15 +193,22 @@ class Predictor:
         checkpoint.write(folder, self.memory, self.recipe.facts())
 
     @classmethod
-    def load(cls, folder: Path) -> "Predictor":
+    def load(cls, folder: Path, run_files: bool = False) -> "Predictor":
         """Reads both files.
+
+        Args:
+            folder: of both.
+            run_files: whether Python files that they name (a method or network of the user's) are run.
 
         Raises:
             DamagedCheckpoint: they are missing, damaged or not a trial's model.
+            UserError: they name Python files, which may not be run.
         """
         memory, facts = checkpoint.read(folder)
         try:
-            return cls(Recipe.from_facts(facts), memory)
+            recipe = Recipe.from_facts(facts)
+            check_files(str(folder), recipe.names, run_files)
+            return cls(recipe, memory)
         except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, StopIteration, TypeError, ValueError) as error:
             raise checkpoint.DamagedCheckpoint(f"{folder} is not a trial's model: {type(error).__name__} {error}") from error
 

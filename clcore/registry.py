@@ -5,12 +5,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from clcore.errors import BadValue, UnknownName
+from clcore.errors import BadValue, UnknownName, UserError
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,25 @@ class Registry:
         if not hasattr(module, attribute):
             raise BadValue(self.kind, str(path), f"a file that defines {attribute}")
         return getattr(module, attribute)
+
+
+def check_files(what: str, names: Iterable[str], allowed: bool) -> None:
+    """Sees that no Python file is run because somebody else's record names it.
+
+    Args:
+        what: what names them, e.g. ``"run 3f2a"``.
+        names: of methods, benchmarks and networks.
+        allowed: whether the caller has said that files are run.
+
+    Raises:
+        UserError: one is a file, and that was not allowed.
+    """
+    files = [name for name in names if ".py" in name]
+    if files and not allowed:
+        raise UserError(
+            f"{what} was made with {', '.join(files)}, which would be run: allow it (--run-files; in Python, run_files=True) "
+            "if that is yours."
+        )
 
 
 def source_digest(name: str) -> str | None:

@@ -82,7 +82,7 @@ def test_one_task_of_hat_has_as_many_weights_as_the_report_says(values, spec, tm
     reported = monitoring(predictor.method, predictor.memory, 3)["compressed"]
     for cut in ("negligible", "masked"):
         written = write_task(predictor, 2, tmp_path / "2.safetensors", cut)
-        module = read_task(tmp_path / "2.safetensors").network
+        module = read_task(tmp_path / "2.safetensors", run_files=True).network
         weights = {wire.weight: module.get_parameter(wire.weight) for wire in predictor.method.network.wires}
         head = weights.pop("head.weight").numel()
         left = sum(t.numel() for t in weights.values())
@@ -93,7 +93,9 @@ def test_one_task_of_hat_has_as_many_weights_as_the_report_says(values, spec, tm
         assert (written.weights, written.full, written.weights_with_head) == (left, full, left + head)
         assert written.gate == 0
         inputs = images()
-        assert torch.allclose(read_task(tmp_path / "2.safetensors").logits(inputs), said_by(predictor, 2, inputs), atol=1e-5)
+        assert torch.allclose(
+            read_task(tmp_path / "2.safetensors", run_files=True).logits(inputs), said_by(predictor, 2, inputs), atol=1e-5
+        )
         gates = [n for n, _ in module.named_buffers() if n.endswith("gain")]
         assert not gates  # all that are left are 1
 
@@ -124,12 +126,12 @@ def test_networks_of_every_kind_say_the_same_from_both_files(name, spec, tmp_pat
     predictor = drawn(name, {"p1": 0.5, "growth": 0.2} if name == "tfm" else {}, spec)
     all_tasks, inputs = tmp_path / "all.safetensors", images()
     assert write_all(predictor, all_tasks).kept == predictor.stored_bytes()
-    loaded = read_all(all_tasks)
+    loaded = read_all(all_tasks, run_files=True)
     for task in range(3):
         before = said_by(predictor, task, inputs)
         assert torch.allclose(said_by(loaded, task, inputs), before, atol=1e-5, rtol=1e-4)
         write_task(predictor, task, tmp_path / "one.safetensors")
-        assert torch.allclose(read_task(tmp_path / "one.safetensors").logits(inputs), before, atol=1e-5, rtol=1e-4)
+        assert torch.allclose(read_task(tmp_path / "one.safetensors", run_files=True).logits(inputs), before, atol=1e-5, rtol=1e-4)
 
 
 def test_masks_of_constants_take_a_bit_a_weight_and_a_sign(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from helpers import SCENARIOS, finish, learner, same, spread
 
 from clcore.checkpoint import FACTS, DamagedCheckpoint
-from clcore.errors import BadValue
+from clcore.errors import BadValue, UserError
 from clcore.methods import METHODS
 from clcore.predictor import Predictor, Recipe
 
@@ -96,3 +96,27 @@ def test_files_of_something_else_are_refused(tmp_path):
     (tmp_path / FACTS).unlink()
     with pytest.raises(DamagedCheckpoint):
         Predictor.load(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["method", "network"])
+def test_a_file_that_the_facts_name_is_run_only_where_that_is_allowed(where, tmp_path):
+    own, _, predictor = made("finetune", "task-il")
+    predictor.save(tmp_path)
+    source = {
+        "method": "from clcore.methods import METHODS\nMETHOD = METHODS.get('finetune')",
+        "network": "from clcore.networks import NETWORKS\nNETWORK = NETWORKS.get('mlp')",
+    }[where]
+    (tmp_path / "mine.py").write_text(f"from pathlib import Path\nPath(__file__).with_name('was_run').touch()\n{source}\n")
+    facts = json.loads((tmp_path / FACTS).read_text())
+    if where == "method":
+        facts["method"] = str(tmp_path / "mine.py")
+    else:
+        facts["network"]["spec"] = facts["network"]["spec"].replace("mlp", str(tmp_path / "mine.py"))
+    (tmp_path / FACTS).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"mine.py.*, which would be run"):
+        Predictor.load(tmp_path)
+    assert not (tmp_path / "was_run").exists()
+    loaded = Predictor.load(tmp_path, run_files=True)
+    assert (tmp_path / "was_run").exists()
+    inputs, _ = inputs_of(own, 1)
+    assert torch.equal(loaded.predict(inputs, 1)[1], predictor.predict(inputs, 1)[1])

@@ -56,7 +56,7 @@ class Facts:
         others: how many other configurations of the sweep have a finished seed.
         varied: names of the values that differ in the sweep.
         config: ``config.json`` of the first run.
-        sweep: tags of the sweep's own run, or of the first run where that is gone.
+        data: digest of the data of the sweep's first seed.
         made_with: versions by package, and ``commit``.
     """
 
@@ -64,7 +64,7 @@ class Facts:
     others: int
     varied: list[str]
     config: dict[str, Any]
-    sweep: dict[str, str]
+    data: str
     made_with: dict[str, str]
 
 
@@ -90,10 +90,10 @@ def card(what: str, tracking_uri: str) -> str:
 
 def _gather(client: "MlflowClient", found: "Run") -> Facts:
     from trackers.labels import varying
-    from trackers.recorded import made_with, read_config
+    from trackers.recorded import finished_runs, made_with, read_config, tags_of_sweep
 
     tags = found.data.tags
-    finished = _finished(client, found)
+    finished = finished_runs(client, found)
     groups: dict[str, list[Run]] = {}
     for run_ in finished:
         groups.setdefault(run_.data.tags.get("cl.config", ""), []).append(run_)
@@ -102,8 +102,8 @@ def _gather(client: "MlflowClient", found: "Run") -> Facts:
         raise UserError(f"run {found.info.run_id} ({tags.get('cl.sweep')}) has no finished trial of its own: there is no card.")
     runs = sorted(groups[chosen], key=lambda r: int(r.data.tags["cl.seed"]) if r.data.tags.get("cl.seed", "").isdigit() else 0)
     config = read_config(client, runs[0].info.run_id)
-    varied = varying(r.data.params for r in finished)
-    return Facts(runs, len(groups) - 1, varied, config, _sweep_tags(client, found), made_with(client, found))
+    varied, sweep = varying(r.data.params for r in finished), tags_of_sweep(client, found)
+    return Facts(runs, len(groups) - 1, varied, config, sweep.get("cl.data", "unknown"), made_with(sweep))
 
 
 def _leader(client: "MlflowClient", sweep: "Run") -> str | None:
@@ -117,33 +117,6 @@ def _leader(client: "MlflowClient", sweep: "Run") -> str | None:
     except UserError:
         return None
     return str(table["config"][0].as_py()) if table.num_rows and "config" in table.column_names else None
-
-
-def _sweep_tags(client: "MlflowClient", found: "Run") -> dict[str, str]:
-    """Tags of a sweep's own run, or of the one in hand where that is gone."""
-    from trackers.mlflow_store import TRACKING_ERRORS
-
-    tags: dict[str, str] = found.data.tags
-    if tags["cl.role"] == "sweep":
-        return tags
-    try:
-        return dict(client.get_run(tags.get("mlflow.parentRunId", "")).data.tags)
-    except TRACKING_ERRORS:
-        return tags
-
-
-def _finished(client: "MlflowClient", found: "Run") -> list["Run"]:
-    """The finished trials of a sweep; of a reference, those of its own kind."""
-    from trackers.mlflow_store import TRACKING_ERRORS, all_runs, first_line
-
-    tags = found.data.tags
-    role = "reference" if tags["cl.role"] == "reference" else "trial"
-    sweep = tags.get("cl.sweep_id", "").replace("'", "")
-    query = f"tags.`cl.sweep_id` = '{sweep}' and tags.`cl.role` = '{role}' and attributes.status = 'FINISHED'"
-    try:
-        return list(all_runs(client, [found.info.experiment_id], query))
-    except TRACKING_ERRORS as error:
-        raise UserError(f"the tracking store cannot be read: {first_line(error)}") from None
 
 
 def _rank(runs: list["Run"]) -> float:
@@ -208,7 +181,7 @@ def _origin(facts: Facts) -> str:
 
     versions = ", ".join(f"{name} {version}" for name, version in facts.made_with.items() if name != "commit")
     lines = ["## Made with", "", f"- commit: `{facts.made_with.get('commit', 'unknown')}`"]
-    lines += [f"- data digest (of the sweep's first seed): `{facts.sweep.get('cl.data', 'unknown')}`"]
+    lines += [f"- data digest (of the sweep's first seed): `{facts.data}`"]
     lines += [f"- versions: {versions or 'unknown'}"]
     if why := why_missing(WEIGHTS, facts.config):
         lines += [f"- {why}"]

@@ -20,6 +20,9 @@ HOME = "folder of all sweeps and of their MLflow record"
 Home = Annotated[Path, typer.Option("--home", help=HOME)]
 TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow", show_default="sqlite:///HOME/mlflow.db")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder of data files", show_default="the user's cache")]
+RunFiles = Annotated[
+    bool, typer.Option("--run-files", help="the trial was made with a file of mine (method, benchmark, network): run it")
+]
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="name of a sweep in the home, or a path of its folder")]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from trackers.labels import choices_text, chosen, varying_in
 from trackers.record import SweepRecord, TrialRecord
+from trackers.repeat import resume_command
 from trackers.summary import Configuration, Final, configurations, final
 
 TABLE_ROWS = 10
@@ -69,13 +70,6 @@ def _place(record: SweepRecord) -> str:
     settings = record.sweep["settings"]
     uri, home = settings.get("tracking_uri"), settings.get("home")
     return f" --tracking-uri {shlex.quote(uri)}" if uri else f" --home {shlex.quote(home)}" if home else ""
-
-
-def resume_command(record: SweepRecord) -> str:
-    """What to type to go on with this sweep."""
-    home = record.sweep["settings"].get("home")
-    place = f" --home {shlex.quote(str(home))}" if home else ""
-    return f"clsweep --resume {shlex.quote(record.name)}{place}"
 
 
 def _question(record: SweepRecord) -> str:
@@ -147,7 +141,7 @@ def _commands(record: SweepRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
     commit = f"; commit `{record.sweep['git']}`" if record.sweep["git"] else ""
     lines = [
-        f"- go on where it stopped: {_code(resume_command(record))}",
+        f"- go on where it stopped: {_code(resume_command(record.name, record.sweep['settings'].get('home')))}",
         f"- ask the same again: {_code(record.first['command'])}",
     ]
     return "\n".join([*lines, "", f"{versions}{commit}"])

@@ -1,8 +1,6 @@
 """``python trackers/export.py RUN_ID|SWEEP[/TRIAL] --to DIR``: a finished trial as the files that a deployment keeps."""
 
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +8,9 @@ import typer
 
 from clcore.errors import BadValue, UnknownName, UserError
 from trackers.check import own_database
-from trackers.command import DataDir, Home, TrackingUri, console_here, find_sweep, run, say
+from trackers.command import DataDir, Home, RunFiles, TrackingUri, console_here, find_sweep, run, say
 
 if TYPE_CHECKING:
-    from clcore.benchmarks import Benchmark
     from clcore.export import Cut, Written
     from clcore.predictor import Predictor
 
@@ -43,14 +40,17 @@ def show(
     home: Home = Path("runs"),
     tracking_uri: TrackingUri = None,
     data_dir: DataDir = None,
+    run_files: RunFiles = False,
 ) -> None:
     """Writes a trial's tasks together, as few bytes as it takes, and each as a plain network without dead units."""
-    from trackers.recorded import is_run_id
+    from trackers.predictors import recorded_predictor, stored_predictor
+    from trackers.recorded import client_of, is_run_id
 
     if is_run_id(what):
-        predictor, _ = recorded_predictor(what, tracking_uri or own_database(home), data_dir)
+        client = client_of(tracking_uri or own_database(home))
+        predictor, _ = recorded_predictor(client, what, data_dir, run_files)
     else:
-        predictor, _ = stored_trial(find_trial(what, home), data_dir)
+        predictor, _ = stored_predictor(find_trial(what, home), data_dir, run_files)
     console = console_here()
     for written in export(predictor, to, task, _cut(cut)):
         say(console, _line(written))
@@ -82,55 +82,6 @@ def export(predictor: "Predictor", folder: Path, task: int | None = None, cut: "
         return [together, *(write_task(predictor, t, folder / f"task-{t}.safetensors", cut) for t in tasks)]
     except OSError as error:
         raise UserError(f"--to {folder} cannot be written: {error.strerror or error}.") from None
-
-
-def stored_trial(folder: Path, data_dir: Path | None = None) -> "tuple[Predictor, Benchmark]":
-    """A finished trial from its folder, ``trials/ID`` of a sweep, and the benchmark it learned.
-
-    Args:
-        folder: with ``config.json`` and the weights.
-        data_dir: where data files are; None: the user's cache.
-
-    Raises:
-        UserError: a file is missing or damaged, or the trial learned a stream.
-    """
-    from clcore.checkpoint import read_tensors
-    from clcore.predictor import Predictor
-    from trackers.artifacts import CONFIG, WEIGHTS
-    from trackers.kept import there
-    from trackers.model import recipe_of
-
-    try:
-        config = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{CONFIG} of trial {folder.name} cannot be read: {error}") from None
-    recipe, benchmark = recipe_of(folder.name, config, data_dir)
-    _require_tasks(benchmark)
-    return Predictor(recipe, read_tensors(there(folder / WEIGHTS))), benchmark
-
-
-def recorded_predictor(run_id: str, tracking_uri: str, data_dir: Path | None = None) -> "tuple[Predictor, Benchmark]":
-    """The same from any MLflow.
-
-    Args:
-        run_id: MLflow's id of the trial's run.
-        tracking_uri: of MLflow.
-        data_dir: where data files are; None: the user's cache.
-
-    Raises:
-        UserError: there is no such run, it is not a finished trial's, its files are damaged, or the trial learned a stream.
-    """
-    from clcore.checkpoint import read_tensors
-    from clcore.predictor import Predictor
-    from trackers.artifacts import WEIGHTS
-    from trackers.model import recipe_of
-    from trackers.recorded import client_of, fetch, recorded_trial
-
-    client = client_of(tracking_uri)
-    recipe, benchmark = recipe_of(run_id, recorded_trial(client, run_id).config, data_dir)
-    _require_tasks(benchmark)
-    with tempfile.TemporaryDirectory() as folder:
-        return Predictor(recipe, read_tensors(fetch(client, run_id, WEIGHTS, Path(folder)))), benchmark
 
 
 def find_trial(what: str, home: Path) -> Path:
@@ -179,12 +130,6 @@ def _cut(name: str) -> "Cut":
         if cut == name:
             return cut
     raise BadValue("--cut", name, f"one of {', '.join(CUTS)}")
-
-
-def _require_tasks(benchmark: "Benchmark") -> None:
-    """A stream's mappings are no tasks, and their number is not in the configuration."""
-    if benchmark.scenario == "task-free":
-        raise BadValue("scenario", benchmark.scenario, "one with tasks: what is learned from a stream has none to export")
 
 
 def _line(written: "Written") -> str:

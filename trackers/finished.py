@@ -84,10 +84,10 @@ def in_mlflow(tracking_uri: str, names: tuple[str, ...]) -> list[Trial]:
     Raises:
         UserError: there is no such run or sweep, it is of another program or a newer format, or its files are damaged.
     """
-    from trackers.recorded import client_of
+    from trackers.recorded import client_of, finished_runs
 
     client = client_of(tracking_uri)
-    runs = [run for name in names for run in _named(client, name)] if names else _finished(client, "")
+    runs = [run for name in names for run in _named(client, name)] if names else finished_runs(client)
     return [_of_run(client, run) for run in {run.info.run_id: run for run in runs}.values()]
 
 
@@ -123,25 +123,10 @@ def _of_trial(folder: Path, record: SweepRecord, trial: TrialRecord) -> Trial:
 
 def _named(client: "MlflowClient", name: str) -> "list[Run]":
     """The finished runs behind a run's id or a sweep's name."""
-    from trackers.recorded import finished_run, is_run_id, our_run, sweep_run
+    from trackers.recorded import finished_run, finished_runs, is_run_id, our_run, sweep_run
 
     run = our_run(client, name) if is_run_id(name) else sweep_run(client, name)
-    tags = run.data.tags
-    if tags["cl.role"] != "sweep":
-        return [finished_run(client, name)]
-    sweep = tags.get("cl.sweep_id", "").replace("'", "")
-    return _finished(client, f"tags.`cl.sweep_id` = '{sweep}' and ")
-
-
-def _finished(client: "MlflowClient", condition: str) -> "list[Run]":
-    from trackers.mlflow_store import TRACKING_ERRORS, all_runs, first_line
-
-    query = f"{condition}tags.`cl.role` = 'trial' and attributes.status = 'FINISHED'"
-    try:
-        experiments = [e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")]
-        return list(all_runs(client, experiments, query)) if experiments else []
-    except TRACKING_ERRORS as error:
-        raise UserError(f"the tracking store cannot be read: {first_line(error)}") from None
+    return finished_runs(client, run) if run.data.tags["cl.role"] == "sweep" else [finished_run(client, name)]
 
 
 def _of_run(client: "MlflowClient", run: "Run") -> Trial:

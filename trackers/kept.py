@@ -9,11 +9,14 @@ from typing import Any
 
 from clcore.errors import UserError
 from trackers.artifacts import CONFIG, MASKS, WEIGHTS, write_text
-from trackers.schema import PARTS
+from trackers.schema import PARTS, read_json
 
 WEIGHTS_PART, MASKS_PART, BOUNDARIES_PART = PARTS
 #: Value of a run's tag ``cl.artifacts`` while its weights are not sent: it is not known yet whether they are kept.
 WAITING = "done, weights wait"
+
+#: Bytes of a ``config.json``: larger ones are not ours; a pack of hundreds of members takes a tenth of this.
+MOST_BYTES = 4 * 1024**2
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,21 @@ def write_config(folder: Path, config: Mapping[str, Any], dropped: Mapping[str, 
     write_text(folder / CONFIG, json.dumps({**config, "kept": told}, indent=1, sort_keys=True))
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``config.json`` says.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError: it is damaged, or too large to be ours.
+    """
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError("it is too large")
+    found = read_json(path.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError("it is not a table")
+    return found
+
+
 def tell_dropped(folder: Path, dropped: Mapping[str, str]) -> None:
     """Says in a trial's ``config.json`` what is taken away, and why; a file that is lost or damaged stays so.
 
@@ -73,7 +91,7 @@ def tell_dropped(folder: Path, dropped: Mapping[str, str]) -> None:
         OSError: the disk is full or gone.
     """
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = read_config(folder / CONFIG)
     except (FileNotFoundError, ValueError) as error:
         log.warning("%s cannot say what was taken away: %s", folder / CONFIG, error)
         return
@@ -90,15 +108,15 @@ def is_light(path: Path) -> bool:
     return not path.name.startswith(".") and path.name not in _FILES.values() and not _BOUNDARY.fullmatch(path.parent.name)
 
 
-def why_missing(name: str, config: object) -> str | None:
+def why_missing(name: str, config: Mapping[str, Any]) -> str | None:
     """Why a file of a trial is not there, by its ``config.json``; None where that does not say.
 
     Args:
         name: of the file.
-        config: what ``config.json`` holds; it may be anything.
+        config: what ``config.json`` holds.
     """
     part = next((part for part, file in _FILES.items() if file == name), None)
-    told = config.get("kept") if isinstance(config, dict) else None
+    told = config.get("kept")
     if part is None or not isinstance(told, dict):
         return None
     dropped = told.get("dropped")
@@ -116,8 +134,8 @@ def there(path: Path) -> Path:
     """
     if path.name in _FILES.values() and not path.exists():
         try:
-            why = why_missing(path.name, json.loads((path.parent / CONFIG).read_bytes()))
-        except (OSError, ValueError, RecursionError):
+            why = why_missing(path.name, read_config(path.parent / CONFIG))
+        except (OSError, ValueError):
             why = None
         if why is not None:
             raise UserError(f"there is no file {path}: {why}.")

@@ -3,20 +3,18 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
 
 import clcore
 from clcore.benchmarks import Benchmark
-from clcore.checkpoint import read_tensors
 from clcore.errors import UserError
-from clcore.predictor import Predictor, Recipe
-from clcore.quick import benchmark_of
-from trackers.artifacts import CONFIG, WEIGHTS
+from clcore.predictor import Predictor
 from trackers.check import own_database
-from trackers.command import DataDir, Home, TrackingUri, console_here, run, say
+from trackers.command import DataDir, Home, RunFiles, TrackingUri, console_here, run, say
+from trackers.predictors import recorded_predictor
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -41,7 +39,7 @@ def log(
     home: Home = Path("runs"),
     tracking_uri: TrackingUri = None,
     data_dir: DataDir = None,
-    run_files: Annotated[bool, typer.Option("--run-files", help="the trial's method is a file of mine: run it")] = False,
+    run_files: RunFiles = False,
 ) -> None:
     """Puts the model of a finished trial into its run, with signature and example; nothing in it is pickled."""
     uri = tracking_uri or own_database(home)
@@ -62,16 +60,15 @@ def log_model(run_id: str, tracking_uri: str, data_dir: Path | None = None, run_
         run_files: whether Python files that the record names (a method, benchmark or network of the user's) are run.
 
     Raises:
-        UserError: there is no such run, it is not a finished trial's, or its files are damaged.
+        UserError: as for :func:`trackers.predictors.recorded_predictor`, or the run cannot be written to.
     """
     from trackers.mlflow_store import TRACKING_ERRORS, first_line
-    from trackers.recorded import client_of, fetch, recorded_trial
+    from trackers.recorded import client_of
 
     client = client_of(tracking_uri)
-    recipe, benchmark = recipe_of(run_id, recorded_trial(client, run_id).config, data_dir, run_files)
+    predictor, benchmark = recorded_predictor(client, run_id, data_dir, run_files)
     with tempfile.TemporaryDirectory() as folder:
-        memory = read_tensors(fetch(client, run_id, WEIGHTS, Path(folder)))
-        save_model(Predictor(recipe, memory), benchmark, Path(folder, MODEL))
+        save_model(predictor, benchmark, Path(folder, MODEL))
         try:
             client.log_artifacts(run_id, str(Path(folder, MODEL)), MODEL)
         except TRACKING_ERRORS as error:
@@ -112,31 +109,6 @@ def _signature(predictor: Predictor) -> "ModelSignature":
         outputs=Schema([TensorSpec(kind, (-1,), name) for name, kind in said.items()]),
         params=ParamSchema([ParamSpec("task", "long", -1)]),
     )
-
-
-def recipe_of(run_id: str, config: dict[str, Any], data_dir: Path | None, run_files: bool = False) -> tuple[Recipe, Benchmark]:
-    """What a trial's memory is read with, and the benchmark it was learned on.
-
-    Args:
-        run_id: MLflow's id of its run.
-        config: its ``config.json``.
-        data_dir: where data files are.
-        run_files: whether Python files that it names are run.
-
-    Raises:
-        UserError: that is damaged, or names a file.
-    """
-    try:
-        said, seed = config["configuration"], int(config["seed"])
-        names = (said["method"], said["benchmark"]["name"], said["network"]["spec"])
-        files = [name for name in names if ".py" in name]
-        if files and not run_files:
-            what = f"run {run_id} was made with {', '.join(files)}, which would be run"
-            raise UserError(f"{what}: allow it (--run-files) if that is yours.")
-        benchmark = benchmark_of(said["benchmark"], seed, data_dir)
-        return Recipe.of(said["method"], said["hyper"], said["network"], benchmark, seed), benchmark
-    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{CONFIG} of run {run_id} is damaged: {error!r}") from None
 
 
 if __name__ == "__main__":

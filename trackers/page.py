@@ -8,11 +8,12 @@ from pathlib import Path
 
 from trackers.artifacts import write_text
 from trackers.cost import cost
-from trackers.describe import duration, resume_command, state
+from trackers.describe import duration, state
 from trackers.labels import choices_text, chosen, show, varying_in
 from trackers.page_html import Html, document, element, join, pictures, section, table
 from trackers.pictures_all import BEST
 from trackers.record import SweepRecord, TrialRecord
+from trackers.repeat import resume_command
 from trackers.summary import Configuration
 
 PAGE = "index.html"
@@ -217,7 +218,10 @@ def _linked(record: SweepRecord) -> Html | None:
 
 
 def _repeat(record: SweepRecord, repeat: str | None) -> Html:
-    commands = {"Run the best again": repeat, "Go on where it stopped": resume_command(record)}
+    commands = {
+        "Run the best again": repeat,
+        "Go on where it stopped": resume_command(record.name, record.sweep["settings"].get("home")),
+    }
     commands["Ask the same again"] = record.first["command"]
     lines = (join(element("p", f"{what}:"), element("pre", command)) for what, command in commands.items() if command)
     versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())

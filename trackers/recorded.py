@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from clcore.errors import BadValue, UserError
+from trackers import kept
 from trackers.artifacts import CONFIG, MATRIX, read_matrix
-from trackers.kept import WAITING, is_light, why_missing
 from trackers.record import FORMAT
-from trackers.schema import check_format, read_json
+from trackers.schema import check_format
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
-
-#: Larger ones are not ours; a pack of hundreds of members takes a tenth of this.
-MOST_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,9 @@ def recorded_trial(client: "MlflowClient", run_id: str) -> RecordedTrial:
         matrices = read_matrix(fetch(client, run_id, MATRIX, Path(folder)))
     if "test" not in matrices or not {*matrices} <= {"test", "validation"}:
         raise UserError(f"{MATRIX} of run {run_id} has accuracies of {', '.join(matrices) or 'nothing'}, not of test data.")
-    config, made, own = read_config(client, run_id), made_with(client, run), (tags.get("cl.sweep", ""), tags.get("cl.sweep_id", ""))
-    return RecordedTrial(run_id, tags.get("cl.trial", ""), config, matrices, made, *own)
+    config, made = read_config(client, run_id), made_with(tags_of_sweep(client, run))
+    own = {name: tags.get(f"cl.{name}", "") for name in ("trial", "sweep", "sweep_id")}
+    return RecordedTrial(run_id, config=config, matrices=matrices, made_with=made, **own)
 
 
 def read_config(client: "MlflowClient", run_id: str) -> dict[str, Any]:
@@ -127,25 +126,24 @@ def read_config(client: "MlflowClient", run_id: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = fetch(client, run_id, CONFIG, Path(folder))
         try:
-            if path.stat().st_size > MOST_BYTES:
-                raise ValueError("it is too large")
-            found = read_json(path.read_bytes())
+            return kept.read_config(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{CONFIG} of run {run_id} is damaged: {error}.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{CONFIG} of run {run_id} is damaged: it is not a table.")
-    return found
 
 
-def made_with(client: "MlflowClient", run: "Run") -> dict[str, str]:
-    """Versions of packages and the commit that a run was made with, as its sweep's run says; empty where that is gone."""
+def tags_of_sweep(client: "MlflowClient", run: "Run") -> dict[str, str]:
+    """Tags of the run of a sweep, or of the sweep that a trial's run belongs to; none where that is gone."""
     from trackers.mlflow_store import TRACKING_ERRORS
 
-    own = run.data.tags
+    own: dict[str, str] = run.data.tags
     try:
-        tags = own if own["cl.role"] == "sweep" else client.get_run(own.get("mlflow.parentRunId", "")).data.tags
+        return own if own["cl.role"] == "sweep" else dict(client.get_run(own.get("mlflow.parentRunId", "")).data.tags)
     except TRACKING_ERRORS:
         return {}
+
+
+def made_with(tags: Mapping[str, str]) -> dict[str, str]:
+    """Versions of packages, and the commit, that a sweep was made with, as the tags of its run say."""
     found = {name.removeprefix("cl.version."): value for name, value in tags.items() if name.startswith("cl.version.")}
     commit = tags.get("mlflow.source.git.commit")
     return {**found, **({"commit": commit} if commit else {})}
@@ -172,12 +170,12 @@ def fetch(client: "MlflowClient", run_id: str, name: str, folder: Path) -> Path:
 
 def _why_missing(client: "MlflowClient", run_id: str, name: str) -> str | None:
     """Why a run has no such file, where its record says; None otherwise."""
-    if is_light(Path(name)):
+    if kept.is_light(Path(name)):
         return None
-    if client.get_run(run_id).data.tags.get("cl.artifacts") == WAITING:
+    if client.get_run(run_id).data.tags.get("cl.artifacts") == kept.WAITING:
         return "what is kept goes to MLflow when the sweep has ended, and is in its folder until then"
     try:
-        return why_missing(name, read_config(client, run_id))
+        return kept.why_missing(name, read_config(client, run_id))
     except UserError:  # damaged: that the file is missing is what was asked
         return None
 
@@ -188,16 +186,40 @@ def sweep_run(client: "MlflowClient", sweep: str) -> "Run":
     Raises:
         UserError: there is none, or it is of a newer format.
     """
-    from trackers.mlflow_store import TRACKING_ERRORS, all_runs, first_line
-
     if "'" in sweep:
         raise BadValue("sweep", sweep, "the name of a sweep")
-    query = f"tags.`cl.sweep` = '{sweep}' and tags.`cl.role` = 'sweep'"
-    try:
-        experiments = [e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")]
-        found = list(all_runs(client, experiments, query)) if experiments else []
-    except TRACKING_ERRORS as error:
-        raise UserError(f"the tracking store cannot be read: {first_line(error)}") from None
+    found = _search(client, f"tags.`cl.sweep` = '{sweep}' and tags.`cl.role` = 'sweep'")
     if not found:
         raise UserError(f"no sweep {sweep!r} is in this tracking store.")
     return our_run(client, found[-1].info.run_id)
+
+
+def finished_runs(client: "MlflowClient", of: "Run | None" = None) -> "list[Run]":
+    """Runs of finished trials.
+
+    Args:
+        client: of MLflow.
+        of: the run of a sweep, or of one of its trials: those of that sweep alone; of a reference, the sweep's references.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    tags = {} if of is None else of.data.tags
+    role = "reference" if tags.get("cl.role") == "reference" else "trial"
+    query = f"tags.`cl.role` = '{role}' and attributes.status = 'FINISHED'"
+    if of is None:
+        return _search(client, query)
+    sweep = tags.get("cl.sweep_id", "").replace("'", "")
+    return _search(client, f"tags.`cl.sweep_id` = '{sweep}' and {query}", [of.info.experiment_id])
+
+
+def _search(client: "MlflowClient", query: str, experiments: list[str] | None = None) -> "list[Run]":
+    """The runs that a query finds in experiments; None: in all of clsweep's."""
+    from trackers.mlflow_store import TRACKING_ERRORS, all_runs, first_line
+
+    try:
+        if experiments is None:
+            experiments = [e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")]
+        return list(all_runs(client, experiments, query)) if experiments else []
+    except TRACKING_ERRORS as error:
+        raise UserError(f"the tracking store cannot be read: {first_line(error)}") from None

@@ -18,9 +18,9 @@ CUT = ("scenario", "tasks", "classes_per_task", "larger_first_task")
 PROGRAM = ("python", "sweeps/run.py")
 
 
-def resume_command(name: str, home: Path) -> str:
-    """Goes on with a sweep."""
-    return shlex.join([*PROGRAM, "--resume", name, "--home", str(home)])
+def resume_command(name: str, home: Path | str | None) -> str:
+    """Goes on with a sweep; ``home`` is None where it is not known."""
+    return shlex.join([*PROGRAM, "--resume", name, *(["--home", str(home)] if home else [])])
 
 
 def publish_command(name: str, home: Path) -> str:

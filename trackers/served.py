@@ -18,8 +18,8 @@ class Served(mlflow.pyfunc.PythonModel):
     """Answers for inputs as the benchmark gives them, of one task (``params: {"task": 2}``) or of a task to be inferred (-1)."""
 
     def load_context(self, context: Any) -> None:
-        """Reads the trial's files."""
-        self.predictor = Predictor.load(Path(context.artifacts[TRIAL]))
+        """Reads the trial's files; who loads an MLflow model runs its code anyway, this file among it."""
+        self.predictor = Predictor.load(Path(context.artifacts[TRIAL]), run_files=True)
 
     def predict(self, context: Any, model_input: np.ndarray, params: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         """Tasks (-1: not known), labels within them (or values), and the benchmark's classes (-1: not known); all of shape [n].

@@ -11,6 +11,7 @@ from clcore.export.files import Written
 from clcore.methods.base import Tensors
 from clcore.pack import member
 from clcore.predictor import Predictor, Recipe, first_memory
+from clcore.registry import check_files
 
 #: The trial's seed, where weights or rotations are drawn from it again.
 SEED = "seed"
@@ -35,20 +36,26 @@ def write_all(predictor: Predictor, path: Path) -> Written:
     return Written(path, size, header)
 
 
-def read_all(path: Path) -> Predictor:
+def read_all(path: Path, run_files: bool = False) -> Predictor:
     """A predictor that answers as the one did that was written.
+
+    Args:
+        path: of the file.
+        run_files: whether Python files that it names (a method or network of the user's) are run.
 
     Raises:
         DamagedCheckpoint: the file is missing, damaged or of something else.
+        UserError: it names Python files, which may not be run.
     """
     kept, said = files.read(path, files.ALL)
     recipe = Recipe.from_facts(said.get("recipe", {}))
     if SEED in kept and int(kept.pop(SEED)) != recipe.seed:
         raise DamagedCheckpoint(f"{path.name} is damaged: it says two seeds")
-    method, hp = recipe.build(), member(recipe.hp(torch.float32, torch.device("cpu")), 0)
     try:
+        check_files(path.name, recipe.names, run_files)
+        method, hp = recipe.build(), member(recipe.hp(torch.float32, torch.device("cpu")), 0)
         return Predictor(recipe, method.restored(kept, hp, first_memory(method, recipe.seed)))
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(f"{path.name} does not hold what {recipe.method} keeps: {error!r}") from None
 
 

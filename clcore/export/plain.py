@@ -14,6 +14,7 @@ from clcore.export import encoding, files
 from clcore.methods.base import Tensors
 from clcore.networks.base import Network
 from clcore.quick import network_of
+from clcore.registry import check_files
 from clcore.trainer import EVAL_BATCH
 
 
@@ -57,14 +58,20 @@ class TaskModel:
         return torch.tensor(self.outputs)[decided]
 
 
-def read_task(path: Path) -> TaskModel:
+def read_task(path: Path, run_files: bool = False) -> TaskModel:
     """What :func:`clcore.export.write_task` wrote.
+
+    Args:
+        path: of the file.
+        run_files: whether a Python file that it names (a network of the user's) is run.
 
     Raises:
         DamagedCheckpoint: the file is missing, damaged or of something else.
+        UserError: it names a Python file, which may not be run.
     """
     written, said = files.read(path, files.TASK)
     try:
+        check_files(path.name, [said["network"]["spec"]], run_files)
         shape = (int(said["shape"][0]), int(said["shape"][1]), int(said["shape"][2]))
         network = network_of(said["network"], shape, 0)
         _take(network, encoding.decoded(written, said["forms"]))

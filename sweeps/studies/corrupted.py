@@ -57,12 +57,12 @@ def measured(trial: Trial, answers: Answers, data_dir: Path | None) -> list[Row]
         kept: list[Row] = json.loads(path.read_text())
         return kept
     from clcore.corruptions import robustness
-    from trackers.export import stored_trial
+    from trackers.predictors import stored_predictor
 
     folder = answers.files(trial)
     if folder is None:
         raise UserError("the files of this trial are gone.")
-    predictor, benchmark = stored_trial(folder, data_dir)
+    predictor, benchmark = stored_predictor(folder, data_dir)
     rows = robustness(predictor, benchmark)
     write_text(path, json.dumps(rows))
     return [*rows]

@@ -39,12 +39,13 @@ def exported_section(chosen: Mapping[str, tuple[str, Trial]], answers: Answers, 
 
 
 def _rows(method: str, words: str, trial: Trial, answers: Answers, data_dir: Path | None, to: Path) -> Rows:
-    from trackers.export import export, stored_trial
+    from trackers.export import export
+    from trackers.predictors import stored_predictor
 
     folder, record = answers.files(trial), answers.get(trial)
     if folder is None or record is None:
         raise UserError("the files of this trial are gone.")
-    predictor, _ = stored_trial(folder, data_dir)
+    predictor, _ = stored_predictor(folder, data_dir)
     rows: Rows = []
     for written in export(predictor, to):
         of = record.test[record.seen]

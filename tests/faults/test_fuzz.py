@@ -23,6 +23,7 @@ from trackers.command import run
 from trackers.journal import Journal, read
 from trackers.manifest import read_manifest
 from trackers.parcel import open_parcel
+from trackers.predictors import recipe_of
 from trackers.record import JOURNAL
 from trackers.record import replay as replayed
 from trackers.recorded import RecordedTrial, client_of, read_config, recorded_trial
@@ -328,13 +329,13 @@ class Local:
 def test_models(trained, run_id, tmp_path, canary, name):
     """A folder that ``Predictor`` reads."""
     recorded = recorded_trial(client_of(uri_of(trained)), run_id)
-    recipe, _ = model.recipe_of(run_id, recorded.config, None)
+    recipe, _ = recipe_of(f"run {run_id}", recorded.config, None)
     weights = checkpoint.read_tensors(in_mlflow(trained, run_id, artifacts.WEIGHTS))
     Predictor(recipe, weights).save(tmp_path)
     path = tmp_path / name
     edits = list(byte_edits(path.read_bytes(), 500, 71))
     if name == checkpoint.FACTS:
-        edits += value_edits([json.loads(path.read_bytes())], 1000, 72)
+        edits += value_edits([json.loads(path.read_bytes())], 1000, 72, odd_with(canary))
     survived(path, [*edits, path.read_bytes()], lambda: Predictor.load(tmp_path))
 
 

@@ -18,6 +18,8 @@ from sweeps.trials import base_configuration
 from trackers import export as command
 from trackers.artifacts import CONFIG, WEIGHTS, write_text
 from trackers.command import run
+from trackers.predictors import recorded_predictor, stored_predictor
+from trackers.recorded import client_of
 
 NAME, TASKS = "hat-grid-1234", 2
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +70,7 @@ def test_a_sweeps_best_is_written_and_answers_as_it_did(home, capsys, tmp_path):
     stored = made.method.stored_bytes(made.memory_of(0), {n: t[0] for n, t in made.hp.items()})
     assert f"= {stored:,} + a header of" in lines[0]
     assert f"{made.method.learning_bytes(made.memory_of(0)):,} bytes" in lines[3]
-    predictor, bench = command.stored_trial(command.find_trial(NAME, folder))
+    predictor, bench = stored_predictor(command.find_trial(NAME, folder))
     inputs, _ = bench.test(1).batch(torch.arange(40))
     labels = predictor.predict(inputs, 1)[1]
     assert torch.equal(read_all(files["all.safetensors"]).predict(inputs, 1)[1], labels)
@@ -120,6 +122,57 @@ def test_damaged_trials_are_refused(home, capsys, tmp_path):
     (own / WEIGHTS).write_bytes(whole[WEIGHTS])
 
 
+MINE = """from pathlib import Path
+from clcore.methods.hat import HAT
+Path(__file__).with_name("was_run").touch()
+class Mine(HAT):
+    pass
+METHOD = Mine
+"""
+
+
+def test_a_trial_of_a_file_of_ones_own_is_exported_where_that_is_allowed(home, capsys, tmp_path):
+    """Neither the record nor what was exported may name a file that is run without a word."""
+    folder, made = home
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    own = folder / NAME / "trials" / item(0, 0)["trial"]
+    before = (own / CONFIG).read_text()
+    config = json.loads(before)
+    config["configuration"]["method"] = str(mine)
+    write_text(own / CONFIG, json.dumps(config))
+    words = f"{NAME}/{own.name}", "--home", folder, "--to", tmp_path / "to"
+    try:
+        code, _, err = called(capsys, *words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{mine}, which would be run: allow it (--run-files" in err
+        assert not (tmp_path / "was_run").exists()
+        assert called(capsys, *words, "--run-files")[0] == 0
+        assert (tmp_path / "was_run").exists()
+    finally:
+        write_text(own / CONFIG, before)
+    whole = tmp_path / "to" / "all.safetensors"
+    with pytest.raises(UserError, match="run_files=True"):
+        read_all(whole)
+    inputs = torch.rand(20, *made.benchmark.input_shape)
+    answers = stored_predictor(own)[0].predict(inputs, 1)[1]
+    assert torch.equal(read_all(whole, run_files=True).predict(inputs, 1)[1], answers)
+    assert torch.equal(read_task(tmp_path / "to" / "task-1.safetensors").predict(inputs), answers)  # a network of ours
+
+
+def test_a_stream_has_no_tasks_to_export(home, capsys, tmp_path):
+    folder, _ = home
+    own = folder / NAME / "trials" / item(0, 0)["trial"]
+    before = (own / CONFIG).read_text()
+    config = json.loads(before)
+    config["configuration"]["benchmark"]["options"]["scenario"] = "task-free"
+    write_text(own / CONFIG, json.dumps(config))
+    code, _, err = called(capsys, f"{NAME}/{own.name}", "--home", folder, "--to", tmp_path)
+    write_text(own / CONFIG, before)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "learned a stream" in err
+
+
 @pytest.mark.faults
 def test_a_run_of_mlflows_read_in_a_process_with_its_files_alone(tmp_path):
     """The whole way: a sweep, its run exported through MLflow, and answers where nothing but the files is left."""
@@ -132,12 +185,12 @@ def test_a_run_of_mlflows_read_in_a_process_with_its_files_alone(tmp_path):
     client = MlflowClient(uri)
     (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.`cl.role` = 'trial'")
     with pytest.raises(UserError, match="no tracking database"):
-        command.recorded_predictor(found.info.run_id, f"sqlite:///{tmp_path / 'none.db'}")
+        client_of(f"sqlite:///{tmp_path / 'none.db'}")
     to = tmp_path / "to"
     call = [sys.executable, ROOT / "trackers" / "export.py", found.info.run_id, "--to", to, "--tracking-uri", uri]
     done = subprocess.run([*map(str, call)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    predictor, bench = command.recorded_predictor(found.info.run_id, uri)
+    predictor, bench = recorded_predictor(client_of(uri), found.info.run_id)
     inputs, _ = bench.test(0).batch(torch.arange(30))
     code = f"""
 import json, sys, torch

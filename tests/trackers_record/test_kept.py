@@ -8,7 +8,20 @@ from mlflow.tracking import MlflowClient
 
 from clcore.errors import UserError
 from trackers.artifacts import CONFIG, MASKS, WEIGHTS
-from trackers.kept import boundaries, boundary, files_of, is_light, size_of, tell_dropped, there, waits, why_missing, write_config
+from trackers.kept import (
+    MOST_BYTES,
+    boundaries,
+    boundary,
+    files_of,
+    is_light,
+    read_config,
+    size_of,
+    tell_dropped,
+    there,
+    waits,
+    why_missing,
+    write_config,
+)
 from trackers.mlflow_tracker import Publisher
 from trackers.recorded import fetch
 
@@ -63,9 +76,20 @@ def test_why_a_file_is_not_there(trial):
         there(trial / WEIGHTS)
     with pytest.raises(UserError, match="has no masks"):
         there(trial / MASKS)
-    for odd in (None, [], {}, {"kept": 7}, {"kept": {"dropped": 7}}, {"kept": {"dropped": {"weights": 7}}}):
+    for odd in ({}, {"kept": 7}, {"kept": {"dropped": 7}}, {"kept": {"dropped": {"weights": 7}}}):
         assert why_missing(WEIGHTS, odd) is None
     assert why_missing("samples.png", {"kept": {"dropped": {"weights": "w"}}}) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "null", "[" * 100_000, '{"a": "\\ud800"}', '{"a": "%s"}' % ("x" * MOST_BYTES)])
+def test_a_config_that_is_none_says_nothing_and_stays(trial, text):
+    (trial / WEIGHTS).unlink()
+    (trial / CONFIG).write_text(text)
+    with pytest.raises(ValueError):
+        read_config(trial / CONFIG)
+    assert there(trial / WEIGHTS) == trial / WEIGHTS
+    tell_dropped(trial, {"weights": "w"})
+    assert (trial / CONFIG).read_text() == text
 
 
 def test_which_sweeps_wait():

@@ -18,7 +18,7 @@ from sweep_kit import only_folder
 from clcore.checkpoint import DamagedCheckpoint, read_tensors, write_tensors
 from clcore.predictor import Predictor, Recipe
 from trackers import model
-from trackers.model import WEIGHTS
+from trackers.artifacts import WEIGHTS
 
 SWEEP = ["--method", "hat", "--space", "default", "--tasks", "2", "--network", "mlp:16", "--set", "epochs=3", "--set", "lr=0.2"]
 

@@ -109,7 +109,7 @@ def test_a_page_tells_the_sweep(sweep):
         "the loss is not a number",
         "older",
         "5 asked, 3 done, 1 skipped, 1 failed",
-        "clsweep --resume tfm-grid-1234 --home runs",
+        "python sweeps/run.py --resume tfm-grid-1234 --home runs",
         f"{COMMAND} # {best.finals[0].trial}",
         "torch 2.13.0",
         "0123abc",

@@ -80,7 +80,7 @@ def test_show(home, says):
         "3 asked · 2 done · 1 skipped",
         "Best configurations",
         "`x1` in sweep `older`",
-        f"clsweep --resume {NAME} --home {home.parent}/moved",  # where it is, not where it was
+        f"python sweeps/run.py --resume {NAME} --home {home.parent}/moved",  # where it is, not where it was
         f"python trackers/publish.py {NAME} --home {home.parent}/moved",
         "space = grid",
         "status         done",
