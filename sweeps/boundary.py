@@ -18,8 +18,9 @@ from clcore.learner import Learner
 from sweeps.storage import name_of
 from sweeps.trials import Pack, Trial
 from trackers.kept import boundary
-from trackers.record import PackRecord, SweepRecord, TaskRow, TrialRecord, load
+from trackers.record import SweepRecord, load
 from trackers.schema import strict, wrong_field
+from trackers.trial_record import PackRecord, TaskRow, TrialRecord
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -18,8 +18,9 @@ from trackers.check import deep_link
 from trackers.command import say
 from trackers.cost import cost, cost_line
 from trackers.page import PAGE
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.repeat import publish_command, resume_command
+from trackers.trial_record import TrialRecord
 from trackers.view import table_link
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
 from trackers.artifacts import write_fit, write_inference, write_matrix
 from trackers.journal import Journal, read
 from trackers.kept import write_config
-from trackers.record import JOURNAL, SweepRecord, TrialRecord, load, replay
+from trackers.record import JOURNAL, SweepRecord, load, replay
+from trackers.trial_record import TrialRecord
 
 log = logging.getLogger(__name__)
 
@@ -303,7 +304,8 @@ class Sweep:
         return {**running.recipe(own), "data": {"seed": self.plan.seeds[0], "digest": self.record.sweep["data_digest"]}}
 
     def _drop_surplus(self) -> None:
-        self._keeper.drop(self.record, self.whole, self._write)
+        if self.plan.keep.limited:
+            self._keeper.drop(self.record, self.whole, self._write)
 
     @property
     def whole(self) -> SweepRecord:

@@ -13,9 +13,10 @@ from pathlib import Path
 from clcore.disk import bytes_text
 from clcore.errors import BadValue, UserError
 from trackers.kept import BOUNDARIES_PART, WEIGHTS_PART, boundaries, files_of, size_of, tell_dropped
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.schema import PARTS
 from trackers.summary import Final, configurations
+from trackers.trial_record import TrialRecord
 
 POLICIES = ("final", "every-task", "best")
 BEST, BUDGET = "--keep best", "--keep-bytes"
@@ -53,6 +54,11 @@ class Retention:
     def every_task(self) -> bool:
         """Whether states at task boundaries are kept."""
         return self.policy == "every-task"
+
+    @property
+    def limited(self) -> bool:
+        """Whether something is ever taken away."""
+        return self.policy == "best" or self.budget is not None
 
 
 def check_retention(retention: Retention, scenario: str, chooses: bool) -> None:
@@ -132,8 +138,6 @@ class Keeper:
             own: the sweep.
             whole: the same with what other sweeps have run of it, which counts in the ranking.
         """
-        if self.retention == Retention():
-            return
         if self.retention.policy == "best":
             yield from self._all_but_best(own, whole)
         if self.retention.budget is not None:

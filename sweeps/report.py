@@ -15,9 +15,10 @@ from trackers.artifacts import write_leaderboard, write_text
 from trackers.describe import describe
 from trackers.labels import show, varying_in
 from trackers.pictures_all import draw_report, draw_trials, fingerprint
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.repeat import CUT, PROGRAM, fork_command, plain
 from trackers.summary import configurations, leaderboard
+from trackers.trial_record import TrialRecord
 
 #: Rows of the table in the terminal.
 ROWS = 10

@@ -40,20 +40,15 @@ class Cost:
 
 def cost(record: SweepRecord) -> Cost:
     """What the trials that a sweep ran itself cost."""
-    trials = list(record.trials.values())
-    rows = [row for trial in trials for row in trial.rows.values()]
-
-    def spent(*status: str, role: tuple[str, ...] = ("trial", "reference")) -> float:
-        return sum(t.seconds for t in trials if t.status in status and t.role in role)
-
+    totals = record.totals
     return Cost(
-        done=spent("done"),
-        references=spent("done", role=("reference",)),
-        open=spent("open", "running"),
-        failed=spent("failed") + sum(t.failing for t in trials),
+        done=totals.spent("done"),
+        references=totals.spent("done", roles=("reference",)),
+        open=totals.spent("open", "running"),
+        failed=totals.spent("failed") + float(totals.failing),
         repeated=record.repeated,
-        cpu=sum(row.cpu_seconds or 0.0 for row in rows),
-        peak=max((row.memory or 0 for row in rows), default=0),
+        cpu=float(totals.cpu),
+        peak=totals.peak,
     )
 
 

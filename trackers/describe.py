@@ -5,9 +5,10 @@ import shlex
 from collections.abc import Sequence
 
 from trackers.labels import choices_text, chosen, varying_in
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.repeat import resume_command
 from trackers.summary import Configuration, Final, configurations, final
+from trackers.trial_record import TrialRecord
 
 TABLE_ROWS = 10
 LINKED_ROWS = 20
@@ -28,16 +29,17 @@ def describe(record: SweepRecord, finals: dict[str, Final] | None = None) -> str
     return text if len(text) <= LENGTH_LIMIT else text[:LENGTH_LIMIT] + " …"
 
 
-def describe_trial(record: SweepRecord, trial: TrialRecord, run_id: str) -> str:
+def describe_trial(record: SweepRecord, trial: TrialRecord, run_id: str, keys: Sequence[str]) -> str:
     """The description of a trial's run: what it is, what came out, what went wrong, and how to repeat it.
 
     Args:
         record: of its sweep.
         trial: the trial.
         run_id: MLflow's id of its run.
+        keys: what varies in the sweep.
     """
     sweep = record.sweep
-    choices = choices_text(chosen(trial), varying_in(record))
+    choices = choices_text(chosen(trial), keys)
     what = f"**{trial.method}**" + (f" with {_code(choices)}" if choices else "") + f", seed {trial.seed}"
     on = f"**{sweep['benchmark']}** ({sweep['tasks']} tasks, {sweep['scenario']}) with `{sweep['network']}`"
     kind = "reference" if trial.role == "reference" else "trial"

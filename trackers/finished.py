@@ -12,8 +12,9 @@ from clcore.errors import UserError
 from trackers.command import find_sweep, is_sweep, sweeps_in
 from trackers.kept import there
 from trackers.labels import choices_of, chosen
-from trackers.record import SweepRecord, TrialRecord, load
+from trackers.record import SweepRecord, load
 from trackers.summary import Final, final
+from trackers.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
+from trackers.trial_record import TrialRecord
 
 _ABSENT = object()
 

@@ -17,10 +17,11 @@ from trackers.describe import describe, describe_trial
 from trackers.journal import Event, read
 from trackers.kept import WAITING, is_light, waits
 from trackers.labels import run_name, varying_in
+from trackers.leader import Leader
 from trackers.mlflow_runs import CLOSINGS, SEEN, Known, SweepRuns, find_runs, mark_orphan
 from trackers.mlflow_store import TRACKING_ERRORS, find_experiment, open_store
 from trackers.pictures_all import PICTURES
-from trackers.record import JOURNAL, SweepRecord, TrialRecord, load
+from trackers.record import JOURNAL, SweepRecord, load
 from trackers.rows import (
     Point,
     rho_points,
@@ -31,7 +32,7 @@ from trackers.rows import (
     trial_points,
     trial_tags,
 )
-from trackers.summary import Final
+from trackers.trial_record import TrialRecord
 
 BATCH = 1000  # metrics a call; MLflow's own limit
 REPORT = "report"  # folder of the sweep's own files: leaderboard, pictures
@@ -62,7 +63,7 @@ class Publisher:
         self._events: deque[Event] = deque()  # read, not yet in the record
         self._dirty: dict[str, None] = {}  # trials to bring up to date, an ordered set
         self._points: list[Point] = []  # of the sweep, to be sent
-        self._finals: dict[str, Final] = {}
+        self._leader = Leader()
         self._names: list[str] = []
         self._runs: SweepRuns | None = None  # None: to be looked for
         self._abandoned: str | None = None
@@ -131,8 +132,10 @@ class Publisher:
             before = self.record.closings
             self.record.apply(event)
             self._dirty |= dict.fromkeys(self._touched(event, self.record))
+            if event["event"] == "done":
+                self._leader.add(self.record.trials[event["trial"]])
             if max(before, closings_known) < self.record.closings:
-                self._points += sweep_points(self.record, event["time"], self._finals)
+                self._points += sweep_points(self.record, event["time"], self._leader.best)
         if self._names != (names := varying_in(self.record)):  # the names of all runs change
             self._names = names
             self._dirty |= dict.fromkeys(self.record.trials)
@@ -166,7 +169,7 @@ class Publisher:
         if known is None:
             return
         tags = {"cl.pack": trial.pack, "cl.reason": (trial.reason or "")[:1000], SEEN: str(trial.seen)}
-        tags["mlflow.note.content"] = describe_trial(self.record, trial, known.run_id)
+        tags["mlflow.note.content"] = describe_trial(self.record, trial, known.run_id, self._names)
         tags["mlflow.parentRunId"] = parent.run_id  # another one, where the sweep's run was deleted
         points = [p for row in trial.rows.values() if row.seen > known.mark(SEEN) for p in trial_points(trial, row)]
         if trial.rho is not None and "cl.rho" not in known.tags:
@@ -184,7 +187,7 @@ class Publisher:
     def _write_parent(self, parent: Known) -> None:
         record = self.record
         points = [point for point in self._points if point.step > parent.mark(CLOSINGS)]
-        tags = {"mlflow.note.content": describe(record, self._finals), CLOSINGS: str(record.closings)}
+        tags = {"mlflow.note.content": describe(record, self._leader.finals), CLOSINGS: str(record.closings)}
         if record.end is not None:
             tags |= self._upload(parent, self.folder / REPORT, "cl.report", str(record.end["n"]))
         tags |= self._tell_data(parent)
@@ -295,7 +298,7 @@ class Publisher:
 
     def _start_over(self) -> None:
         """Reads the journal anew, from its first event on."""
-        self.record, self._finals, self._names, self._points = SweepRecord(), {}, [], []
+        self.record, self._leader, self._names, self._points = SweepRecord(), Leader(), [], []
         events, self._offset = read(self.folder / JOURNAL)
         self._events, self._dirty = deque(events), {}
         self.record.apply(self._events.popleft())

@@ -12,9 +12,10 @@ from trackers.describe import duration, state
 from trackers.labels import choices_text, chosen, show, varying_in
 from trackers.page_html import Html, document, element, join, pictures, section, table
 from trackers.pictures_all import BEST
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.repeat import resume_command
 from trackers.summary import Configuration
+from trackers.trial_record import TrialRecord
 
 PAGE = "index.html"
 ROWS = 50  # of the leaderboard

@@ -12,7 +12,8 @@ from torch import Tensor
 from clcore import metrics
 from trackers import pictures_kit as kit
 from trackers.labels import choices_text, chosen, varying_in
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
+from trackers.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

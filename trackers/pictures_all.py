@@ -23,8 +23,9 @@ from trackers.pictures import draw_curves, draw_fit, draw_inference, draw_matrix
 from trackers.pictures_parallel import draw_parallel
 from trackers.pictures_sweep import draw_best_so_far, draw_cost, draw_importance, draw_leaderboard
 from trackers.pictures_trial import draw_capacity, draw_overlap, draw_progress
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.summary import Configuration
+from trackers.trial_record import TrialRecord
 
 PICTURES = "pictures"  # a trial's pictures, in its folder and in MLflow
 BEST = "best_"  # what the names of the best trial's pictures in the report begin with

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from clcore import metrics
 from trackers import pictures_kit as kit
 from trackers.labels import choices_text
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
 from trackers.summary import Configuration
+from trackers.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clcore import metrics
 from trackers import pictures_kit as kit
-from trackers.record import TaskRow, TrialRecord
+from trackers.trial_record import TaskRow, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

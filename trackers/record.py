@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,143 +17,11 @@ from torch import Tensor
 from clcore.errors import UserError
 from trackers.journal import Event, read
 from trackers.schema import check_format, wrong_field
+from trackers.totals import Totals
+from trackers.trial_record import LinkedTrial, PackRecord, Status, TaskRow, TrialRecord
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
-Status = Literal["open", "running", "done", "failed"]
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """What one trial reported after a task; ``time`` is unix seconds, ``seconds`` are of this task alone.
-
-    ``cpu_seconds`` are its share of its pack's, ``memory`` is the peak of the whole worker in bytes.
-    """
-
-    seen: int
-    time: float
-    train_loss: float | None
-    epochs: int | None
-    seconds: float | None
-    bytes: int | None
-    capacity: dict[str, float | None]
-    reuse: list[Any] | None
-    use: dict[str, float | None]
-    compressed: dict[str, float | None]
-    inferred: list[list[float]]
-    fitted: list[list[list[float]]]
-    cpu_seconds: float | None
-    memory: int | None
-
-
-@dataclass
-class TrialRecord:
-    """A trial as far as the journal knows it.
-
-    Attributes:
-        validation: accuracies in [0, 1], shape [T + 1, T]: row t is after t tasks, NaN where not known.
-        test: the same on test data.
-        rows: the reports by ``seen``, in the order they came.
-        status: ``open`` (to be run), ``running``, ``done`` or ``failed``.
-        since: unix seconds since when it has this status.
-        begun: unix seconds of its first start.
-        pack: the last pack that holds it.
-        artifacts: folder of its files, relative to the sweep's; None until it is done.
-        rho: forgetting ratios after 1..T tasks, once the references are known.
-        fork: what it was forked from, if it was.
-        failing: training seconds of tasks in which it failed, as far as they are known.
-        dropped: what of its files was taken away (``schema.PARTS``), and why.
-    """
-
-    trial: str
-    config: str
-    seed: int
-    method: str
-    hyperparameters: dict[str, Any]
-    settings: dict[str, Any]
-    study: int | None
-    role: Literal["trial", "reference"]
-    pack: str
-    validation: Tensor
-    test: Tensor
-    since: float
-    begun: float = 0.0
-    rows: dict[int, TaskRow] = field(default_factory=dict)
-    status: Status = "open"
-    reason: str | None = None
-    where: dict[str, Any] | None = None
-    traceback: str | None = None
-    artifacts: str | None = None
-    rho: list[float | None] | None = None
-    rho_time: float = 0.0
-    joint: str | None = None
-    random: str | None = None
-    fork: dict[str, Any] | None = None
-    failing: float = 0.0
-    dropped: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def seen(self) -> int:
-        """Tasks learned so far; -1 before the first report."""
-        return max(self.rows, default=-1)
-
-    @property
-    def latest(self) -> TaskRow | None:
-        """The newest report."""
-        return self.rows[self.seen] if self.rows else None
-
-    @property
-    def bytes(self) -> int | None:
-        """Bytes a deployment must keep, as last reported."""
-        return self.latest.bytes if self.latest else None
-
-    @property
-    def seconds(self) -> float:
-        """Training seconds, summed over the tasks."""
-        return self.seconds_until(self.seen)
-
-    @property
-    def capacity(self) -> dict[str, float | None]:
-        """Fraction of each layer in use, as last reported."""
-        return self.latest.capacity if self.latest else {}
-
-    def seconds_until(self, seen: int) -> float:
-        """Training seconds of the tasks 1..seen."""
-        return sum(row.seconds or 0.0 for row in self.rows.values() if row.seen <= seen)
-
-    def cpu_seconds_until(self, seen: int) -> float | None:
-        """Processor seconds of the tasks 1..seen; None where they were not measured."""
-        known = [row.cpu_seconds for row in self.rows.values() if row.seen <= seen and row.cpu_seconds is not None]
-        return sum(known) if known else None
-
-
-@dataclass
-class PackRecord:
-    """A pack: its plan, its trials, and where it can be picked up (``checkpoint`` after ``seen`` tasks).
-
-    ``heard`` is when it last started or reported, in unix seconds.
-    """
-
-    pack: str
-    plan: dict[str, Any]
-    trials: list[str]
-    attempt: int = 0
-    seen: int = -1
-    checkpoint: str | None = None
-    checkpoint_seen: int = -1
-    heard: float = 0.0
-
-
-@dataclass(frozen=True)
-class LinkedTrial:
-    """A trial of this sweep's question that another sweep of the same home has already answered."""
-
-    trial: str
-    config: str
-    seed: int
-    sweep: str
-    method: str
-    hyperparameters: dict[str, Any]
 
 
 @dataclass
@@ -170,6 +38,7 @@ class SweepRecord:
         last_time: unix seconds of the newest event.
         seconds: how long the driver ran, summed over resumes.
         repeated: training seconds of work that was done once more after a loss, or lost with a worker.
+        totals: of all trials together.
     """
 
     sweep: Event = field(default_factory=dict)
@@ -184,6 +53,7 @@ class SweepRecord:
     last_time: float = 0.0
     seconds: float = 0.0
     repeated: float = 0.0
+    totals: Totals = field(default_factory=Totals)
 
     @property
     def name(self) -> str:
@@ -211,10 +81,8 @@ class SweepRecord:
         """``asked``, ``done``, ``skipped``, ``failed``: the end event's, else counted (what is open is only asked)."""
         if self.end is not None:
             return dict(self.end["ledger"])
-        own = [t for t in self.trials.values() if t.role == "trial"]
-        counts = {status: sum(t.status == status for t in own) for status in ("done", "failed")}
-        skipped = len(self.linked)
-        return {"asked": len(own) + skipped, "done": counts["done"], "skipped": skipped, "failed": counts["failed"]}
+        counts, skipped = self.totals.counts["trial"], len(self.linked)
+        return {"asked": counts.total() + skipped, "done": counts["done"], "skipped": skipped, "failed": counts["failed"]}
 
     def apply(self, event: Event) -> None:
         """Takes in the next event.
@@ -268,7 +136,7 @@ def _sweep(record: SweepRecord, event: Event) -> None:
     record.stop = record.end = None
     for trial in record.trials.values():  # what ran when the driver died is to be picked up
         if trial.status == "running":
-            _turn(trial, "open", event)
+            _turn(record, trial, "open", event)
 
 
 def _pack(record: SweepRecord, event: Event) -> None:
@@ -276,15 +144,16 @@ def _pack(record: SweepRecord, event: Event) -> None:
     for item in event["trials"]:
         known = record.trials.get(item["trial"])
         if known is None:
-            record.trials[item["trial"]] = _new_trial(record.tasks, item, event)
+            record.trials[item["trial"]] = new = _new_trial(record, item, event)
+            record.totals.plan(new)
         elif known.status != "done":
             known.pack = event["pack"]
             known.reason = known.where = known.traceback = None
-            _turn(known, "open", event)
+            _turn(record, known, "open", event)
 
 
-def _new_trial(tasks: int, item: dict[str, Any], event: Event) -> TrialRecord:
-    blank = torch.full((tasks + 1, tasks), torch.nan, dtype=torch.float64)
+def _new_trial(record: SweepRecord, item: dict[str, Any], event: Event) -> TrialRecord:
+    blank = torch.full((record.tasks + 1, record.tasks), torch.nan, dtype=torch.float64)
     return TrialRecord(
         trial=item["trial"],
         config=item["config"],
@@ -298,6 +167,7 @@ def _new_trial(tasks: int, item: dict[str, Any], event: Event) -> TrialRecord:
         validation=blank,
         test=blank.clone(),
         since=event["time"],
+        place=len(record.trials),
         fork=item.get("fork"),
     )
 
@@ -308,7 +178,7 @@ def _start(record: SweepRecord, event: Event) -> None:
     record.repeated += event.get("lost") or 0.0
     for trial in (record.trials[name] for name in pack.trials):
         if trial.pack == pack.pack and trial.status == "open":
-            _turn(trial, "running", event)
+            _turn(record, trial, "running", event)
 
 
 def _task(record: SweepRecord, event: Event) -> None:
@@ -338,6 +208,7 @@ def _task(record: SweepRecord, event: Event) -> None:
             cpu_seconds=member.get("cpu_seconds"),
             memory=member.get("memory"),
         )
+        record.totals.report(trial, trial.rows[seen])
         _fill(trial.test, seen, member["test"], event)
         _fill(trial.validation, seen, member["validation"], event)
 
@@ -376,7 +247,7 @@ def _misfit(tasks: int, event: Event) -> UserError:
 def _failed(record: SweepRecord, event: Event) -> None:
     trial = record.trials[event["trial"]]
     trial.reason, trial.where, trial.traceback = event["reason"], event["where"], event["traceback"]
-    trial.failing += event.get("seconds") or 0.0
+    record.totals.fail(event.get("seconds") or 0.0)
     _close(record, trial, "failed", event)
 
 
@@ -393,11 +264,12 @@ def _dropped(record: SweepRecord, event: Event) -> None:
 def _close(record: SweepRecord, trial: TrialRecord, status: Status, event: Event) -> None:
     if trial.status in (status, "done"):  # said twice by a resumed driver
         return
-    _turn(trial, status, event)
+    _turn(record, trial, status, event)
     record.closings += 1
 
 
-def _turn(trial: TrialRecord, status: Status, event: Event) -> None:
+def _turn(record: SweepRecord, trial: TrialRecord, status: Status, event: Event) -> None:
+    record.totals.turn(trial, status)
     trial.status, trial.since = status, event["time"]
     if status != "open" and not trial.begun:
         trial.begun = event["time"]

@@ -12,8 +12,9 @@ from torch import Tensor
 from clcore import metrics
 from trackers.cost import cost
 from trackers.labels import chosen, is_plain, show
-from trackers.record import FORMAT, SweepRecord, TaskRow, TrialRecord
-from trackers.summary import Configuration, Final, configurations
+from trackers.record import FORMAT, SweepRecord
+from trackers.summary import Configuration
+from trackers.trial_record import TaskRow, TrialRecord
 
 PARAM_LIMIT = 30
 KEY_LIMIT = 40  # metrics of a run; more and MLflow's chart page is no longer read
@@ -54,15 +55,18 @@ def rho_points(trial: TrialRecord) -> list[Point]:
     return [point for step, value in values for point in _points({"rho/avg": value}, trial.rho_time, step)]
 
 
-def sweep_points(record: SweepRecord, time: float, finals: dict[str, Final] | None = None) -> list[Point]:
-    """The summary of a sweep at this moment, at step = trials closed so far; ``finals`` as in ``configurations``."""
-    found = configurations(record, finals)
-    own = [t for t in record.trials.values() if t.role == "trial"]
-    counts = {f"count/{status}": sum(t.status == status for t in own) for status in ("done", "failed")}
-    counts["count/asked"] = len(own) + len(record.linked)
-    counts["count/skipped"] = len(record.linked)
-    best = _best(found[0]) if found else {}
-    return _points({**counts, **best, **_spent(record)}, time, record.closings)
+def sweep_points(record: SweepRecord, time: float, best: Configuration | None) -> list[Point]:
+    """The summary of a sweep at this moment, at step = trials closed so far.
+
+    Args:
+        record: the sweep.
+        time: unix seconds.
+        best: its best configuration, if any is finished.
+    """
+    own, linked = record.totals.counts["trial"], len(record.linked)
+    counts = {"done": own["done"], "failed": own["failed"], "asked": own.total() + linked, "skipped": linked}
+    told = {f"count/{name}": count for name, count in counts.items()}
+    return _points({**told, **(_best(best) if best else {}), **_spent(record)}, time, record.closings)
 
 
 def trial_params(trial: TrialRecord) -> dict[str, str]:

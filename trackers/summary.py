@@ -8,7 +8,8 @@ from typing import Any
 
 from clcore import metrics
 from trackers.labels import chosen, varying_in
-from trackers.record import SweepRecord, TrialRecord
+from trackers.record import SweepRecord
+from trackers.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)

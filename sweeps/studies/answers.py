@@ -10,8 +10,9 @@ from clcore.errors import UserError
 from sweeps.driver import finished_elsewhere
 from sweeps.studies.plan import STUDIES, Needed
 from sweeps.trials import Trial
-from trackers.record import JOURNAL, SweepRecord, TrialRecord, load
+from trackers.record import JOURNAL, SweepRecord, load
 from trackers.summary import Configuration, configurations
+from trackers.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sweeps.studies.report import Block, Picture, Section
 from sweeps.studies.tables import Estimate, Rows, Table
 from sweeps.trials import Trial
 from trackers.labels import show
-from trackers.record import TrialRecord
+from trackers.trial_record import TrialRecord
 
 _TITLE = "Isolated tasks"
 

@@ -11,6 +11,7 @@ from sweeps.run import _settings
 from trackers import archive, sweeps
 from trackers.describe import describe
 from trackers.journal import Journal, read
+from trackers.leader import Leader
 from trackers.lock import is_held, only_one
 from trackers.manifest import read_manifest
 from trackers.record import JOURNAL, load, replay
@@ -22,7 +23,11 @@ def derive(record):
     """All that is made of a record before it goes to MLflow."""
     if not record.first:
         return
-    describe(record), sweep_params(record), sweep_tags(record, record.identity), sweep_points(record, 1.0)
+    leader = Leader()
+    for trial in record.trials.values():
+        leader.add(trial)
+    describe(record, leader.finals), sweep_params(record), sweep_tags(record, record.identity)
+    sweep_points(record, 1.0, leader.best)
     for trial in record.trials.values():
         trial_params(trial), trial_tags(record, record.identity, trial, "parent"), rho_points(trial)
         for row in trial.rows.values():
