@@ -10,15 +10,30 @@ import typer
 import typer.exceptions
 from rich.console import Console
 
-from clcore.errors import UnknownName, UserError
+from clcore.errors import BadValue, UnknownName, UserError
 
 BAD_CALL, INTERRUPTED = 2, 130
 #: Columns where the output is no terminal.
 PLAIN_WIDTH = 120
 
 HOME = "folder of all sweeps and of their MLflow record"
+
+
+def some_uri(given: str | None) -> str | None:
+    """A tracking URI as it was given; an empty one is most often a variable of the shell that is not set.
+
+    Raises:
+        BadValue: it is empty.
+    """
+    if given is not None and not given.strip():
+        raise BadValue("--tracking-uri", given, "a URI such as sqlite:///FILE or http://HOST:PORT, or left out")
+    return given
+
+
 Home = Annotated[Path, typer.Option("--home", help=HOME)]
-TrackingUri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow", show_default="sqlite:///HOME/mlflow.db")]
+TrackingUri = Annotated[
+    str | None, typer.Option("--tracking-uri", help="MLflow", show_default="sqlite:///HOME/mlflow.db", callback=some_uri)
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder of data files", show_default="the user's cache")]
 RunFiles = Annotated[
     bool, typer.Option("--run-files", help="the trial was made with a file of mine (method, benchmark, network): run it")

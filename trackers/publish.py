@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clcore.errors import UserError
-from trackers.command import Home, Sweep, console_here, find_sweep, run, say
+from trackers.command import Home, Sweep, console_here, find_sweep, run, say, some_uri
 
 if TYPE_CHECKING:
     from trackers.record import SweepRecord
@@ -29,7 +29,8 @@ def publish(
     sweep: Sweep,
     home: Home = Path("runs"),
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow, also a new one", show_default="the sweep's, else sqlite:///HOME/mlflow.db")
+        str | None,
+        typer.Option(help="MLflow, also a new one", show_default="the sweep's, else sqlite:///HOME/mlflow.db", callback=some_uri),
     ] = None,
 ) -> None:
     """Writes to MLflow what it lacks of a sweep; what it has already is left as it is."""

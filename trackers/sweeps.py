@@ -12,7 +12,7 @@ from rich.table import Table
 
 from clcore.disk import bytes_in, bytes_text
 from clcore.errors import UserError
-from trackers.command import Home, Sweep, console_here, find_sweep, run, say, sweeps_in
+from trackers.command import Home, Sweep, console_here, find_sweep, run, say, some_uri, sweeps_in
 
 if TYPE_CHECKING:
     from trackers.record import SweepRecord
@@ -79,7 +79,7 @@ def delete(
     home: Home = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="also move its runs to MLflow's trash")] = False,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow", show_default="the sweep's")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow", show_default="the sweep's", callback=some_uri)] = None,
 ) -> None:
     """Deletes a sweep from its home and, with --mlflow, from MLflow."""
     from trackers.lock import only_one
