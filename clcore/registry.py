@@ -5,7 +5,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -68,19 +68,20 @@ class Registry:
         return getattr(module, attribute)
 
 
-def check_files(what: str, names: Iterable[str], allowed: bool) -> None:
+def check_files(what: str, names: Iterable[str], allowed: bool | Collection[str]) -> None:
     """Sees that no Python file is run because somebody else's record names it.
 
     Args:
         what: what names them, e.g. ``"run 3f2a"``.
         names: of methods, benchmarks and networks.
-        allowed: whether the caller has said that files are run.
+        allowed: whether the caller has said that files are run, or the names that the caller knows.
 
     Raises:
         UserError: one is a file, and that was not allowed.
     """
-    files = [name for name in names if ".py" in name]
-    if files and not allowed:
+    known = () if isinstance(allowed, bool) else allowed
+    files = [name for name in names if ".py" in name and name not in known]
+    if files and allowed is not True:
         raise UserError(
             f"{what} was made with {', '.join(files)}, which would be run: allow it (--run-files; in Python, run_files=True) "
             "if that is yours."

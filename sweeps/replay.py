@@ -102,7 +102,7 @@ def pack_of(recorded: RecordedTrial, data_dir: Path | None) -> tuple[Pack, Trial
         pack = Pack.from_recipe(recorded.config)
         names = [member["trial"] for member in recorded.config["pack"]["members"]]
         found = {trial.identity: trial for trial in pack.trials}
-        files = [name for name in _names(pack.trials[0]) if name.endswith(".py") or ".py:" in name]
+        files = [name for name in pack.trials[0].configuration.names if name.endswith(".py") or ".py:" in name]
         sound = _is_plain(pack) and recorded.trial in names
     except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:  # OSError: a file that is gone
         raise UserError(f"{CONFIG} of run {recorded.run_id} is damaged: {type(error).__name__} {error}.") from None
@@ -112,12 +112,6 @@ def pack_of(recorded: RecordedTrial, data_dir: Path | None) -> tuple[Pack, Trial
         hint = f" (it was made by commit {commit})" if commit else ""
         raise UserError(f"{CONFIG} of run {recorded.run_id} does not lead to trial {recorded.trial}: {cause}{hint}.")
     return replace(pack, data_dir=str(data_dir.absolute()) if data_dir else pack.data_dir), found[recorded.trial]
-
-
-def _names(trial: Trial) -> tuple[str, str, str]:
-    """Names that may be files of the user's."""
-    configuration = trial.configuration
-    return configuration.method, configuration.benchmark["name"], configuration.network["spec"]
 
 
 def _is_plain(pack: Pack) -> bool:

@@ -68,6 +68,11 @@ class Configuration:
         return self.fork["before"] if self.fork else []
 
     @property
+    def names(self) -> tuple[str, str, str]:
+        """What may be files of the user's: method, benchmark and network."""
+        return self.method, self.benchmark["name"], self.network["spec"]
+
+    @property
     def values(self) -> dict[str, Any]:
         """Hyperparameters and training settings."""
         return {**self.hyper, **self.training}
@@ -84,8 +89,7 @@ class Configuration:
         return {**self.training, "benchmark": self.benchmark["name"], **options, **network}
 
     def _content(self) -> dict[str, Any]:
-        names = (self.method, self.benchmark["name"], self.network["spec"])
-        files = [file for name in names if (file := file_digest(name))]
+        files = [file for name in self.names if (file := file_digest(name))]
         own = {name: value for name, value in dataclasses.asdict(self).items() if name != "fork"}
         # What a trial was forked from does not decide what comes out, only how its first tasks are learned.
         return {**own, **({"before": self.before} if self.before else {}), "files": files, "results": RESULTS_VERSION}

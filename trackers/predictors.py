@@ -1,7 +1,7 @@
 """Finished trials as predictors: read back from a sweep's folder, or from any MLflow."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,17 @@ from trackers.kept import read_config, there
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+#: Whether Python files that a record names are run: no, all of them, or those named here.
+Trusted = bool | Collection[str]
 
-def stored_predictor(folder: Path, data_dir: Path | None = None, run_files: bool = False) -> tuple[Predictor, Benchmark]:
+
+def stored_predictor(folder: Path, data_dir: Path | None = None, run_files: Trusted = False) -> tuple[Predictor, Benchmark]:
     """A finished trial from its folder, ``trials/ID`` of a sweep, and the benchmark it learned.
 
     Args:
         folder: with ``config.json`` and the weights.
         data_dir: where data files are; None: the user's cache.
-        run_files: whether Python files that the record names (a method, benchmark or network of the user's) are run.
+        run_files: whether Python files that the record names (a method, benchmark or network of the user's) are run, or which.
 
     Raises:
         UserError: a file is missing or damaged, names Python files that may not be run, or the trial learned a stream.
@@ -59,14 +62,14 @@ def recorded_predictor(
         return Predictor(recipe, read_tensors(fetch(client, run_id, WEIGHTS, Path(folder)))), benchmark
 
 
-def recipe_of(what: str, config: Mapping[str, Any], data_dir: Path | None, run_files: bool = False) -> tuple[Recipe, Benchmark]:
+def recipe_of(what: str, config: Mapping[str, Any], data_dir: Path | None, run_files: Trusted = False) -> tuple[Recipe, Benchmark]:
     """What a trial's memory is read with, and the benchmark it was learned on.
 
     Args:
         what: which trial or run that is.
         config: its ``config.json``.
         data_dir: where data files are.
-        run_files: whether Python files that it names are run.
+        run_files: whether Python files that it names are run, or which.
 
     Raises:
         UserError: that is damaged, names a file, or is of a stream, whose mappings are no tasks.

@@ -62,7 +62,7 @@ def measured(trial: Trial, answers: Answers, data_dir: Path | None) -> list[Row]
     folder = answers.files(trial)
     if folder is None:
         raise UserError("the files of this trial are gone.")
-    predictor, benchmark = stored_predictor(folder, data_dir)
+    predictor, benchmark = stored_predictor(folder, data_dir, trial.configuration.names)
     rows = robustness(predictor, benchmark)
     write_text(path, json.dumps(rows))
     return [*rows]

@@ -45,7 +45,7 @@ def _rows(method: str, words: str, trial: Trial, answers: Answers, data_dir: Pat
     folder, record = answers.files(trial), answers.get(trial)
     if folder is None or record is None:
         raise UserError("the files of this trial are gone.")
-    predictor, _ = stored_predictor(folder, data_dir)
+    predictor, _ = stored_predictor(folder, data_dir, trial.configuration.names)
     rows: Rows = []
     for written in export(predictor, to):
         of = record.test[record.seen]

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from studies_kit import SMALL
 from sweep_kit import ROOT, reports, rows_are_unique, stored, wait_for
 
+from clcore.errors import UserError
 from sweeps import session
+from trackers.predictors import stored_predictor
 from trackers.record import load
 
 pytestmark = pytest.mark.faults
@@ -183,6 +185,20 @@ def test_compression_counts_what_the_files_hold(studies, tmp_path):
     assert {row["method"] for row in rows(folder, "sizes")} == {"hat", "supsup"}
     assert len(rows(folder, "isolated")) >= 2
     assert {row["method"] for row in rows(folder, "overhead")} == {"hat", "supsup", "a plain network"}
+
+
+def test_a_method_of_ones_own_is_exported_by_the_study_that_names_it(studies, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from clcore.methods.finetune import FineTune\n\n\nclass Mine(FineTune):\n    pass\n\n\nMETHOD = Mine\n"
+    )
+    code, out = studies("compression --methods mine.py --seeds 1 --no-isolated")
+    assert code == 0, out
+    assert [row["what"] for row in rows(studies.folder("compression"), "exported")] == ["all tasks", "task 1", "task 2"]
+    (config,) = studies.home.glob("compression-mine-*/trials/*/config.json")
+    with pytest.raises(UserError, match="--run-files"):
+        stored_predictor(config.parent)
+    with pytest.raises(UserError, match="--run-files"):
+        stored_predictor(config.parent, run_files=[str(tmp_path / "another.py")])
 
 
 def test_compression_searches_for_the_front(studies):
