@@ -84,6 +84,8 @@ def delete(
     """Deletes a sweep from its home and, with --mlflow, from MLflow."""
     from trackers.lock import only_one
 
+    if tracking_uri and not mlflow:
+        raise UserError("--tracking-uri says which MLflow --mlflow means: give both, or neither.")
     folder, console = find_sweep(sweep, home), console_here()
     with only_one(folder):
         what = f"{folder} ({_size(folder)})" + (" and its runs in MLflow" if mlflow else "")

@@ -153,6 +153,13 @@ def test_delete_from_mlflow_too(home, says):
     assert {run.data.tags["cl.sweep"] for run in client.search_runs([experiment])} == {"other"}
 
 
+def test_an_mlflow_that_nothing_is_deleted_from_is_refused(home, says):
+    result = says("delete", NAME, "--home", home, "--yes", "--tracking-uri", "sqlite:///no.db")
+    assert result.is_refusal
+    assert "--mlflow" in result.err
+    assert (home / NAME).is_dir()
+
+
 def test_delete_where_mlflow_cannot_be_asked(home, says, tmp_path):
     before = listing(home)
     result = says("delete", NAME, "--home", home, "--yes", "--mlflow", "--tracking-uri", "http://127.0.0.1:9")
