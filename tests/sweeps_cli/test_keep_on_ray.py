@@ -2,7 +2,7 @@
 
 import pytest
 from again_kit import runs_of, uri_of
-from sweep_kit import TFM, TFM_CELLS, folder_with, matrices, only_folder, outcome, same_matrices, start
+from sweep_kit import TFM, TFM_CELLS, events, folder_with, matrices, only_folder, outcome, same_matrices, start
 
 pytestmark = pytest.mark.faults
 
@@ -22,9 +22,9 @@ def test_states_and_a_fork_from_one_are_those_of_one_process(tmp_path_factory):
         assert said.code == 0, said.err
     parents = [only_folder(folder / home) for home in EXECUTORS]
     one, other = map(states, parents)
-    assert len(one) == 6 * 2
+    assert len(one) == (6 + 2) * 2  # the references keep theirs too
     assert one == other
-    trial = sorted(name for name, _ in one)[0]
+    trial = next(pack["trials"][0]["trial"] for pack in events(parents[0], "pack") if len(pack["trials"]) == 2)
     for home, words in EXECUTORS.items():
         run_id = runs_of(uri_of(folder / home))[1][trial].info.run_id
         call = ["--fork", run_id, "--at-task", "3", "--set", "lr=0.05", "--name", "forked", *words, "--home", home]
