@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from clcore.benchmarks import Split
 from clcore.methods.base import At, Method, Tensors
 from clcore.pack import packed
+from clcore.pool import Pool
 from clcore.randomness import torch_stream
-from clcore.trainer import EVAL_BATCH, Pool
+from clcore.trainer import EVAL_BATCH
 
 
 class Evaluator:

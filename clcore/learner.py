@@ -17,9 +17,10 @@ from clcore.evaluate import Evaluator
 from clcore.hyper import packed_names
 from clcore.methods.base import DERIVED, At, Method, Tensors
 from clcore.pack import Member, member, packed, select, stack, stack_hyper
+from clcore.pool import Pool, stage_pool
 from clcore.randomness import torch_stream
 from clcore.report import MemberFailure, MemberReport, Report, monitoring
-from clcore.trainer import EVAL_BATCH, Outcome, Pool, Trainer, overrides, stage_pool
+from clcore.trainer import EVAL_BATCH, Outcome, Trainer, overrides
 from clcore.training import Training
 
 

@@ -8,8 +8,9 @@ import torch
 
 from clcore.learner import Learner
 from clcore.methods.base import At
+from clcore.pool import stage_pool
 from clcore.recorded import Recorder
-from clcore.trainer import Run, Trainer, stage_pool
+from clcore.trainer import Run, Trainer
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One stage of one task: a pack trained to its end. The loop every method shares."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clcore.benchmarks import Split
-from clcore.methods.base import STATE, At, Batch, Method, Stage, Tensors
+from clcore.methods.base import STATE, At, Batch, Method, Tensors
 from clcore.networks.norm import recording
 from clcore.optim import OPTIMIZERS, add_decay, clip_by_norm
 from clcore.pack import packed, select
+from clcore.pool import Pool
 from clcore.randomness import numpy_stream, torch_stream
 from clcore.recorded import Recorded, Recorder
 from clcore.training import Plateau, Training
@@ -23,53 +23,6 @@ from clcore.walk import Walk
 EVAL_BATCH = 1024
 #: Share of the newest batch in running statistics (torch's default; SupSup's and HNET's code).
 MOMENTUM = 0.1
-
-
-class Pool:
-    """The examples of one or several tasks as one set; a batch is an index, not a copy of the data.
-
-    Args:
-        splits: task -> its examples.
-        dtype: type of the inputs.
-    """
-
-    def __init__(self, splits: Mapping[int, Split], dtype: torch.dtype) -> None:
-        self.splits, self.dtype = splits, dtype
-        first = next(iter(splits.values()))
-        self.device = first.labels.device
-        lengths = [len(split) for split in splits.values()]
-        self._tasks = torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(lengths)).to(self.device)
-        self._places = torch.cat([torch.arange(n) for n in lengths]).to(self.device)
-        self._union: Split | None = None
-        if all(split.images is first.images and split.pixels is None for split in splits.values()):
-            rows, labels = (torch.cat([getattr(s, name) for s in splits.values()]) for name in ("rows", "labels"))
-            self._union = replace(first, rows=rows, labels=labels)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def batch(self, positions: Tensor) -> Batch:
-        """The examples at ``positions``, shape [batch]; where tasks see images differently, grouped by task."""
-        if len(self.splits) == 1:
-            return Batch(*next(iter(self.splits.values())).batch(positions, self.dtype))
-        tasks = self._tasks[positions]
-        if self._union is not None:
-            return Batch(*self._union.batch(positions, self.dtype), tasks)
-        chosen = [(t, self._places[positions[tasks == t]]) for t in self.splits]
-        parts = [(t, *self.splits[t].batch(places, self.dtype)) for t, places in chosen if len(places)]
-        owners = [torch.full_like(labels, t, dtype=torch.long) for t, _, labels in parts]
-        return Batch(torch.cat([x for _, x, _ in parts]), torch.cat([y for _, _, y in parts]), torch.cat(owners))
-
-    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
-        """All examples, ``size`` at a time, the last partial batch included.
-
-        Args:
-            size: examples a batch.
-            order: positions, shape [examples]; as stored if None.
-        """
-        order = torch.arange(len(self), device=self.device) if order is None else order
-        for positions in torch.split(order, size):
-            yield self.batch(positions)
 
 
 @dataclass(frozen=True)
@@ -380,9 +333,3 @@ class Run:
         trainer = self.trainer
         self.walk = Walk(trainer.packed_step, str(trainer.name), trainer.recorder, self._rates(0), self.memory, self.hp)
         self.validation = Recorded(Recorder(), "validation", trainer.validation_losses, len(self.active))
-
-
-def stage_pool(stage: Stage, splits: Mapping[int, Split | None], dtype: torch.dtype) -> Pool | None:
-    """The examples of a stage's tasks, or None where there are none."""
-    chosen = {t: split for t in stage.tasks if (split := splits[t]) is not None}
-    return Pool(chosen, dtype) if chosen else None

@@ -22,8 +22,13 @@ def start_launch(*words, cwd, **environment) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, LAUNCH, *map(str, words)], cwd=cwd, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(), **IMPATIENT, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
+
+
+def _hear_ctrl_c() -> None:
+    """Where the tests themselves are a job in the background, the shell has SIGINT ignored, and so would all below them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def python_path() -> str:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from clcore.methods.base import Batch
 from clcore.methods.penalties.agscl import drawn, shrinkage
-from clcore.trainer import Pool, Trainer
+from clcore.pool import Pool
+from clcore.trainer import Trainer
 
 SGD = {**PLAIN, "optimizer": "sgd", "epochs": 3}
 #: Enough sparsity for some nodes of a small network to die, and few enough for it to learn.

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from clcore import metrics
 from clcore.methods import At, Batch
+from clcore.pool import Pool
 from clcore.randomness import numpy_stream
-from clcore.trainer import Pool
 
 OPTIONS = {"dtype": torch.float64, "lr": 1.0, "batch_size": 32, "epochs": 8, "patience": 1, "lr_min": 0.2}
 
@@ -292,9 +292,9 @@ def test_b12_the_forgetting_ratio_of_joint_is_0_and_of_random_is_minus_1():
     assert metrics.forgetting_ratio(random, joint, random, 1) == pytest.approx(-1.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["split-digits", "permuted-digits"])
+@pytest.mark.parametrize("name", ["split-digits", "permuted-digits", "rotated-digits"])
 def test_a_mixed_batch_holds_the_examples_it_was_asked_for(name):
-    """Tasks that share their images are read as one set, permuted ones task by task; the examples are the same."""
+    """Tasks that share their images are read as one set, each seen as its own task sees it."""
     tasks = benchmark(name).tasks
     pool = Pool({t: tasks[t].train for t in range(3)}, torch.float64)
     first = len(tasks[0].train)

@@ -14,7 +14,8 @@ from clcore import hyper, networks
 from clcore.methods import At, Batch, Layout
 from clcore.methods.hat import HAT, HATHyper, gates
 from clcore.pack import stack
-from clcore.trainer import Trainer, stage_pool
+from clcore.pool import stage_pool
+from clcore.trainer import Trainer
 from clcore.training import Training
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from clcore.errors import BadValue
 from clcore.methods import At, Batch
 from clcore.methods.hat import gates
-from clcore.trainer import Trainer, stage_pool
+from clcore.pool import stage_pool
+from clcore.trainer import Trainer
 from clcore.training import Plateau
 
 E = torch.linspace(-6, 6, 49, dtype=torch.float64)

@@ -13,8 +13,9 @@ from clcore.errors import BadValue
 from clcore.methods import METHODS, At, Batch, Layout, Method
 from clcore.methods.hnet import HNET, HNETHyper
 from clcore.pack import member
+from clcore.pool import stage_pool
 from clcore.quick import network_options
-from clcore.trainer import Trainer, stage_pool
+from clcore.trainer import Trainer
 
 OWN = {"own": True, "epochs": 2, "batch_size": 32, "options": SMALL}
 

@@ -6,7 +6,8 @@ from helpers import begin, benchmark, distance, facts, finish, learner, same, sp
 from torch import nn
 
 from clcore.methods import METHODS
-from clcore.trainer import Trainer, stage_pool
+from clcore.pool import stage_pool
+from clcore.trainer import Trainer
 
 METHOD = pytest.mark.parametrize("name", ["finetune", "freeze", "joint", "hat", "tfm"])
 LRS = [0.1, 0.0, 0.4]

@@ -13,7 +13,8 @@ from clcore.masks import pack_bits, sparsity
 from clcore.methods.base import At, Batch, Layout
 from clcore.methods.rmn import RMN, RMNHyper, inference
 from clcore.pack import member
-from clcore.trainer import Trainer, stage_pool
+from clcore.pool import stage_pool
+from clcore.trainer import Trainer
 
 NET = "mlp:16-16"
 COUNT = 64 * 16 + 16 * 16 + 16 * 2  # weights of it with two outputs

@@ -13,7 +13,8 @@ from clcore.methods import At, Batch, Layout
 from clcore.methods.supsup import SupSup, SupSupHyper, masks
 from clcore.networks.base import NetworkOptions
 from clcore.pack import packed
-from clcore.trainer import Trainer, stage_pool
+from clcore.pool import stage_pool
+from clcore.trainer import Trainer
 from clcore.training import Training
 
 PLAIN = NetworkOptions(bias=False)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from clcore.masks import Mask
 from clcore.methods import At, Batch
-from clcore.trainer import Trainer, stage_pool
+from clcore.pool import stage_pool
+from clcore.trainer import Trainer
 
 FAST = {"lr": 0.3, "batch_size": 32, "epochs": 3}
 #: The same on few examples, for the many combinations.

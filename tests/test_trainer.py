@@ -14,8 +14,9 @@ from clcore.methods import METHODS, At, Method, Stage
 from clcore.methods.base import STATE
 from clcore.networks import NetworkOptions
 from clcore.pack import Member
+from clcore.pool import stage_pool
 from clcore.quick import layout_of
-from clcore.trainer import Trainer, stage_pool
+from clcore.trainer import Trainer
 from clcore.training import Training
 from sweeps.settings import Surroundings
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from clcore.benchmarks import Split
 from clcore.methods.base import At, Batch, Method, Tensors
 from clcore.pack import Member, member, packed, stack, stack_hyper
+from clcore.pool import Pool
 from clcore.randomness import torch_stream
 from clcore.streams.sampler import confusion
-from clcore.trainer import EVAL_BATCH, Pool, Trainer
+from clcore.trainer import EVAL_BATCH, Trainer
 from clcore.training import Training
 
 #: What a watch says of a batch: learn it with the mapping in training; hold it until the next one; learn it, and what is held,

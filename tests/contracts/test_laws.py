@@ -13,9 +13,10 @@ from clcore import trainer
 from clcore.checkpoint import DamagedCheckpoint
 from clcore.methods import METHODS, At
 from clcore.pack import Member, select
+from clcore.pool import stage_pool
 from clcore.randomness import torch_stream
 from clcore.recorded import Recorder
-from clcore.trainer import Trainer, stage_pool
+from clcore.trainer import Trainer
 
 NAMES = METHODS.names()
 EACH = pytest.mark.parametrize("name", NAMES)

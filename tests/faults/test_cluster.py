@@ -37,6 +37,8 @@ GRID = "[values]\np1 = [0.3, 0.6, 0.9]\ngrowth = [0.05, 0.1]\n"
 MINE = "from clcore.methods.tfm import TFM\n\n\nclass Mine(TFM):\n    pass\n\n\nMETHOD = Mine\n"
 #: Three packs of two that take some seconds each.
 TFM = shlex.split("--method mine.py --space tfm.toml --tasks 4 --network mlp:16 --set epochs=40 --set lr=0.2 --pack 2")
+#: The same, for half a minute: long enough to be left, asked after and followed again.
+SLOW = [*TFM, "--set", "protocol=fixed", "--set", "epochs=1000"]
 LEFT = {"journal.jsonl", "lock", "log.txt", "report", "sweep.json", "trials"}
 
 
@@ -48,12 +50,16 @@ def folder(tmp_path_factory):
     return made
 
 
+def in_one_process(folder, words, home):
+    """The same packs in one process."""
+    said = outcome(start(*words, "--executor", "inline", "--home", home, cwd=folder))
+    assert said.code == 0, said.err
+    return only_folder(folder / home)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """The same packs in one process."""
-    said = outcome(start(*TFM, "--executor", "inline", "--home", "undisturbed", cwd=folder))
-    assert said.code == 0, said.err
-    return only_folder(folder / "undisturbed")
+    return in_one_process(folder, TFM, "undisturbed")
 
 
 @pytest.fixture
@@ -237,13 +243,13 @@ def has_job_server():
 
 
 @pytest.mark.skipif(not has_job_server(), reason="the job server is in ray[default]: pip install 'clsweep[cluster]'")
-def test_a_sweep_as_a_job(folder, launch, undisturbed, cluster):
+def test_a_sweep_as_a_job(folder, launch, cluster):
     home = folder / "job"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with cluster(Shape(nodes=2, cpus=1), port) as nodes:
         server = ["submit", f"http://127.0.0.1:{port}", "--token-file", nodes.token]
-        call = [*server, "--python", sys.executable, "--ship", "--", *TFM, "--home", home, "--workers", "3"]
+        call = [*server, "--python", sys.executable, "--ship", "--", *SLOW, "--home", home, "--workers", "3"]
         process = launch(*call)
         wait_for(lambda: in_the_middle(home), 300, process)
         assert open_to_others(pid for node in (nodes.head, *nodes.workers.values()) for pid in session(node.process.pid)) == set()
@@ -254,9 +260,9 @@ def test_a_sweep_as_a_job(folder, launch, undisturbed, cluster):
         assert f"{name} goes on" in said.out
         said = outcome(launch(*server, "--status", name), 120)
         assert (said.code, said.out.partition(" (")[0]) == (0, f"{name}: running"), said.err
-        assert outcome(launch(*call, "--set", "epochs=41", "--name", name), 60).code == 2
+        assert outcome(launch(*call, "--set", "epochs=1001", "--name", name), 60).code == 2
         said = outcome(launch(*call), 300)
-        check(home, undisturbed, said)
+        check(home, in_one_process(folder, SLOW, "slow"), said)
         assert "runs already" in said.out
         said = outcome(launch(*server, "--logs", name), 120)
         assert said.ledger["done"] == 6
