@@ -91,6 +91,9 @@ class Configuration:
     def _content(self) -> dict[str, Any]:
         files = [file for name in self.names if (file := file_digest(name))]
         own = {name: value for name, value in dataclasses.asdict(self).items() if name != "fork"}
+        own["method"] = _bare(self.method)  # where a file of the user's lies decides nothing: on a cluster it lies elsewhere
+        own["benchmark"] = {**self.benchmark, "name": _bare(self.benchmark["name"])}
+        own["network"] = {**self.network, "spec": _bare(self.network["spec"])}
         # What a trial was forked from does not decide what comes out, only how its first tasks are learned.
         return {**own, **({"before": self.before} if self.before else {}), "files": files, "results": RESULTS_VERSION}
 
@@ -281,6 +284,12 @@ def make_packs(trials: Iterable[Trial], size: int, shares: int, make: Pack) -> l
 def _even(items: Sequence[Trial], parts: int) -> list[Sequence[Trial]]:
     edges = [round(i * len(items) / parts) for i in range(parts + 1)]
     return [items[a:b] for a, b in pairwise(edges)]
+
+
+def _bare(name: str) -> str:
+    """A file without its folder; other names and what follows a colon as they are."""
+    file, colon, argument = name.partition(":")
+    return f"{Path(file).name}{colon}{argument}" if file.endswith(".py") else name
 
 
 def _absolute(name: str) -> str:

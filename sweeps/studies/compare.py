@@ -1,6 +1,7 @@
 """Methods over the same seeds: the table of a paper, tests against the best, and accuracy after each task."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +15,14 @@ from sweeps.studies.plan import Needed, Study
 from sweeps.studies.report import Block, Picture, Report, Section
 from sweeps.studies.tables import Estimate, Rows, Table, p_value
 from sweeps.trials import Trial
+from trackers.labels import show
 
 #: Not methods to choose, but what methods are measured with.
 BOUNDS = ("joint", "random")
 JOINT, RANDOM = BOUNDS
 #: What the label of a tuning sweep ends with.
 TUNING = ", tuning"
+_FRACTION = re.compile(r"-?\d+\.\d+(e[+-]?\d+)?")
 _INTERVALS = "mean over seeds ± half of the 95 % interval of the mean (Student's t)"
 
 
@@ -122,13 +125,15 @@ def _result(study: Study, there: Sequence[Compared], best: Compared | None) -> l
     blocks: list[Block] = [_table(there, best, where), _note(there)]
     if not there:
         return ["No trial has finished."]
-    curves = {method.name: [*method.curves.values()] for method in there}
+    drawn = sorted((m for m in there if m.name != RANDOM), key=lambda m: -m.estimate("accuracy").mean) or list(there)
+    curves = {method.name: [*method.curves.values()] for method in drawn}
     panels = {
-        label: {method.name: [*method.of(name).values()] for method in there}
+        label: {method.name: [*method.of(name).values()] for method in drawn}
         for name, label in (("accuracy", "average test accuracy (%)"), ("forgetting", "forgetting (points)"))
     }
     blocks.append([
-        Picture("curves", f"Average test accuracy on the tasks learned so far, {_INTERVALS}; n is the number of seeds.",
+        Picture("curves", f"Average test accuracy on the tasks learned so far, {_INTERVALS} (of more than eight methods the mean "
+                "alone); n is the number of seeds. The best is first; guessing is not drawn.",
                 partial(_curves, curves, f"Average accuracy, {where}"), broad=True),
         Picture("ends", "After the last task: the mean with its 95 % interval; rings below it are the seeds.",
                 partial(_dots, panels), broad=True),
@@ -180,8 +185,15 @@ def _chosen(tuning: Sequence[Needed], there: Sequence[Compared]) -> list[Section
     if not tuning:
         return []
     tried = {needed.label.removesuffix(TUNING): needed.settings.trials for needed in tuning}
-    rows: Rows = [[m.name, tried.get(m.name, 0) or 0, ", ".join(f"{k} = {v}" for k, v in m.tuned.items()) or "-"] for m in there]
+    rows: Rows = [
+        [m.name, tried.get(m.name, 0) or 0, ", ".join(f"{k} = {_short(v)}" for k, v in m.tuned.items()) or "-"] for m in there
+    ]
     where = "over the method's declared ranges and its learning rate within a factor of ten"
-    caption = f"Chosen by validation accuracy on the first seed, {where}."
+    caption = f"Chosen by validation accuracy on the first seed, {where}. Four digits; the commands below have all."
     words = "Methods were tuned before: test data had no part in it, but the first seed's validation data had."
     return [Section("What was chosen", [words, Table("tuned", caption, ["method", "tried", "values"], rows, numbers=3)])]
+
+
+def _short(value: str) -> str:
+    """A value as a table shows it."""
+    return show(float(value)) if _FRACTION.fullmatch(value) else value

@@ -15,6 +15,8 @@ from sweeps.studies.report import Report
 from sweeps.studies.running import is_open
 
 KIND = "compare"
+#: Most methods that a title names.
+NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Comparison:
     def _study(self, sweeps: list[Needed]) -> Study:
         asked = [needed(KIND, Path(method).stem, self.common.settings(method)) for method in self.methods]
         names = [Path(method).stem for method in self.methods]
-        shown = ", ".join(name for name in names if name not in BOUNDS) or names[0]
+        own = [name for name in names if name not in BOUNDS] or names[:1]
+        shown = ", ".join(own) if len(own) <= NAMED else f"{len(own)} methods"
         title = f"{shown} compared on {Path(asked[0].settings.benchmark).stem}"
         return Study(KIND, title, self.common.home, sweeps, {"methods": names, "tune": self.tune}, asked)
 

@@ -11,6 +11,8 @@ from trackers.interval import mean_and_half
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: Most curves whose intervals can be told apart.
+_BANDS = 8
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
@@ -27,11 +29,12 @@ def style(number: int) -> dict[str, Any]:
 def percent_axis(axes: "Axes") -> None:
     """Ends a vertical axis of percent where accuracies end, however wide the intervals of few seeds are."""
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -2.0), min(high, 102.0))
+    low = max(low, -2.0)
+    axes.set_ylim(low, min(high, 100.0 + 0.03 * (100.0 - low)))
 
 
 def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:
-    """Draws average test accuracy after each task, mean over seeds with its 95 % interval.
+    """Draws average test accuracy after each task, mean over seeds; of up to eight methods with its 95 % interval.
 
     Args:
         path: PNG or SVG.
@@ -50,7 +53,8 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], tit
         steps, look = range(1, len(points) + 1), style(number)
         low = [mean - half if math.isfinite(half) else mean for mean, half in points]
         high = [mean + half if math.isfinite(half) else mean for mean, half in points]
-        axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
+        if len(curves) <= _BANDS:
+            axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
         axes.plot(steps, [mean for mean, _ in points], lw=1.7, ms=4, label=f"{kit.plain(name, 40)} (n = {len(seeds)})", **look)
     kit.dress(axes, title, "tasks learned", "average test accuracy on them (%)")
     percent_axis(axes)

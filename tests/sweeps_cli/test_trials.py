@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,20 @@ def test_a_users_file_is_part_of_the_identity(tmp_path, monkeypatch):
         assert str(tmp_path) in json.dumps(dataclasses.asdict(first)), "workers start elsewhere, so the path is absolute"
         file.write_text(METHOD_FILE + "# changed\n")
         assert configuration(**{"method": "finetune", option: name}).identity != before
+
+
+@pytest.mark.parametrize(("option", "name"), [("method", "m.py"), ("benchmark", "b.py"), ("network", "n.py:16")])
+def test_where_a_users_file_lies_is_not(option, name, tmp_path, monkeypatch):
+    """A job's driver finds it where Ray has unpacked the working tree."""
+    found = set()
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        Path(name.partition(":")[0]).write_text(METHOD_FILE)
+        found.add(Trial(configuration(**{"method": "finetune", option: name}), 0).identity)
+    assert len(found) == 1
+    Path(name.partition(":")[0]).rename("another.py")
+    assert configuration(**{"method": "finetune", option: name.replace(name[0], "another", 1)}).trial_identity(0) not in found
 
 
 def test_entry_and_json_round_trips():

@@ -19,7 +19,8 @@ class HypernetworkKnobs:
     embedding_size: int = knob(24, "numbers in a task's embedding", low=1, source="HNET, appendix C: 8 to 128")
     chunk_embedding_size: int = knob(8, "numbers in a chunk's embedding", low=1, source="HNET, appendix C: 8 to 128")
     compression: float = knob(
-        1.0, "most numbers stored, as a fraction of the generated weights (where the chunk is none)", low=1e-6,
+        1.0, "most numbers stored, as a fraction of the generated weights (where the chunk is none); or the fewest layers allow",
+        low=1e-6,
         source="HNET, appendix C: no more than the target network has",
     )  # fmt: skip
     lookahead: bool = knob(True, "hold old tasks after the step that the task alone would take", source="HNET, eq. 2: dtheta")
