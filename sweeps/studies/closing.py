@@ -10,7 +10,8 @@ from sweeps.studies.plan import Needed
 from sweeps.studies.report import Block, Section
 from sweeps.studies.running import is_open
 from sweeps.studies.tables import Table
-from trackers.record import load
+from trackers.journal import read
+from trackers.record import JOURNAL
 
 #: Trials that are named where they are missing.
 _NAMED = 20
@@ -84,16 +85,17 @@ def _repeat(sweeps: Sequence[Needed], answers: Answers, command: str) -> Section
 
 
 def _trained_with(names: Sequence[str], home: Path) -> list[str]:
-    """Versions that the sweeps ran with, a line for each set of them."""
+    """Versions that the sweeps ran with, a line for each set of them; a sweep that went on later may have run with several."""
     sets: dict[str, list[str]] = {}
     for name in names:
         try:
-            first = load(home / name).first
+            events, _ = read(home / name / JOURNAL)
         except UserError:
             continue
-        if first:
-            said = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
-            sets.setdefault(said + (f"; commit {first['git']}" if first["git"] else ""), []).append(name)
+        for start in (event for event in events if event["event"] == "sweep"):
+            said = ", ".join(f"{package} {version}" for package, version in start["versions"].items())
+            found = sets.setdefault(said + (f"; commit {start['git']}" if start["git"] else ""), [])
+            found += [name] if name not in found else []
     if len(sets) == 1:
         return [f"Trained with {next(iter(sets))}."]
     return [f"Trained with {said}: {', '.join(found)}." for said, found in sets.items()]
