@@ -17,6 +17,19 @@ def runs(uri):
     return client, client.search_runs([e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")])
 
 
+def _stopped_between_writes(process, database):
+    """Stops the sweep, unless it holds the database at that moment: a stopped process would never let go of it."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        process.send_signal(signal.SIGCONT)
+        return False
+    return True
+
+
 def test_sqlite_is_locked_by_another(launch, tmp_path):
     home = tmp_path / "home"
     process = launch(*INLINE, "--home", home)
@@ -60,7 +73,7 @@ def test_runs_are_deleted_meanwhile(launch, tmp_path):
     uri = f"sqlite:///{home / 'mlflow.db'}"
     process = launch(*INLINE, "--home", home)
     until(lambda: reports(home) >= 3 and {"FINISHED", "RUNNING"} <= _states(uri), process=process)
-    process.send_signal(signal.SIGSTOP)  # so that they are what they were when they are deleted
+    until(lambda: _stopped_between_writes(process, home / "mlflow.db"))  # so that they are what they were when they are deleted
     client, found = runs(uri)
     finished = next(run for run in found if run.info.status == "FINISHED")
     deleted = [run for run in found if run.info.status == "RUNNING"] + [finished]
