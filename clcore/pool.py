@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from clcore.benchmarks import Split
+from clcore.benchmarks.base import as_seen
 from clcore.methods.base import Batch, Stage
 
 
@@ -19,10 +20,8 @@ class _Views:
 
     def of(self, raw: Tensor, which: Tensor) -> Tensor:
         """Images as their tasks see them: one gather for all, not one a task."""
-        flat = raw.flatten(1).gather(1, self.pixels.index_select(0, which))
-        if self.blank is not None:
-            flat = flat.masked_fill_(self.blank.index_select(0, which), 0)
-        return flat.view_as(raw)
+        blank = None if self.blank is None else self.blank.index_select(0, which)
+        return as_seen(raw, self.pixels.index_select(0, which), blank)
 
 
 class Pool:
@@ -41,7 +40,7 @@ class Pool:
         self._which = torch.repeat_interleave(torch.arange(len(parts)), lengths).to(self.device)
         self._tasks = torch.tensor(list(splits), device=self.device)
         self._places = torch.cat([torch.arange(len(split)) for split in parts]).to(self.device)
-        self._union = _union(parts)
+        self._union = _union(parts) if len(parts) > 1 else None  # one task is read as it is
         self._views = _views(parts) if self._union is not None else None
 
     def __len__(self) -> int:

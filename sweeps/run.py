@@ -82,10 +82,8 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
         show(console, method)
         raise typer.Exit(0)
     if replay is not None:
-        from sweeps import replay as again
-
         _alone("--replay", {"--resume": resume, "--fork": fork, "--at-task": at_task, "--dry-run": dry_run or None})
-        raise typer.Exit(again.replay(replay, given, console))
+        raise typer.Exit(_replay(replay, given, console))
     from sweeps import planned, session
 
     question = _question(fork, at_task, given, resume, console)
@@ -93,6 +91,13 @@ def sweep(  # noqa: PLR0913 - one parameter an option; it only collects them
         planned.dry_run(question, console)
         raise typer.Exit(0)
     raise typer.Exit(session.run(question, console, typed_command()))
+
+
+def _replay(run_id: str, given: dict[str, Any], console: Any) -> int:
+    """Runs a recorded trial again; the exit code."""
+    from sweeps import replay
+
+    return replay.replay(run_id, given, console)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -287,12 +287,16 @@ def _even(items: Sequence[Trial], parts: int) -> list[Sequence[Trial]]:
 
 
 def _bare(name: str) -> str:
-    """A file without its folder; other names and what follows a colon as they are."""
-    file, colon, argument = name.partition(":")
-    return f"{Path(file).name}{colon}{argument}" if file.endswith(".py") else name
+    """A file without its folder."""
+    return _of_file(name, lambda path: path.name)
 
 
 def _absolute(name: str) -> str:
-    """A file's absolute path, so that workers started elsewhere find it; other names and what follows a colon as they are."""
+    """A file's absolute path, so that workers started elsewhere find it."""
+    return _of_file(name, lambda path: str(path.absolute()))
+
+
+def _of_file(name: str, told: Callable[[Path], str]) -> str:
+    """A file told in another way; other names and what follows a colon as they are."""
     file, colon, argument = name.partition(":")
-    return f"{Path(file).absolute()}{colon}{argument}" if file.endswith(".py") else name
+    return f"{told(Path(file))}{colon}{argument}" if file.endswith(".py") else name

@@ -57,10 +57,7 @@ class Split:
         """
         raw = self.raw(positions)
         if self.pixels is not None:
-            flat = raw.flatten(1).gather(1, self.pixels.expand(len(raw), -1))  # a quarter of the time of brackets
-            if self.blank is not None:
-                flat = flat.masked_fill(self.blank, 0)
-            raw = flat.view_as(raw)
+            raw = as_seen(raw, self.pixels, self.blank)
         return self.normalised(raw, dtype), self.labels[positions]
 
     def raw(self, positions: Tensor) -> Tensor:
@@ -79,6 +76,20 @@ class Split:
     def to(self, device: torch.device | str) -> "Split":
         """The same split on a device. For a whole benchmark use ``Benchmark.to``, which copies shared images once."""
         return _move_split(self, torch.device(device), {})
+
+
+def as_seen(raw: Tensor, pixels: Tensor, blank: Tensor | None) -> Tensor:
+    """Images as their task sees them, or each as its own task does.
+
+    Args:
+        raw: as they are stored, shape [b, C, H, W].
+        pixels: as for :class:`Split`, shape [C*H*W], or one row an image, shape [b, C*H*W].
+        blank: the same.
+    """
+    flat = raw.flatten(1).gather(1, pixels.expand(len(raw), -1))  # a quarter of the time of brackets
+    if blank is not None:
+        flat = flat.masked_fill(blank, 0)
+    return flat.view_as(raw)
 
 
 @dataclass(frozen=True, eq=False)

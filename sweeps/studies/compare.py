@@ -122,10 +122,11 @@ def _lead(there: Sequence[Compared], best: Compared | None) -> str:
 def _result(study: Study, there: Sequence[Compared], best: Compared | None) -> list[Block]:
     first = study.first
     where = f"{Path(first.benchmark).stem}, {first.scenario}, {first.network}"
-    blocks: list[Block] = [_table(there, best, where), _note(there)]
     if not there:
         return ["No trial has finished."]
-    drawn = sorted((m for m in there if m.name != RANDOM), key=lambda m: -m.estimate("accuracy").mean) or list(there)
+    ranked = sorted(there, key=lambda method: -method.estimate("accuracy").mean)
+    blocks: list[Block] = [_table(ranked, best, where), _note(there)]
+    drawn = [method for method in ranked if method.name != RANDOM] or ranked
     curves = {method.name: [*method.curves.values()] for method in drawn}
     panels = {
         label: {method.name: [*method.of(name).values()] for method in drawn}
@@ -149,10 +150,10 @@ def _dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> No
     draw_dots(path, panels)
 
 
-def _table(there: Sequence[Compared], best: Compared | None, where: str) -> Table:
+def _table(ranked: Sequence[Compared], best: Compared | None, where: str) -> Table:
     head = ["method", "accuracy, %", "forgetting, points", "BWT, points", "rho", "training, s", "stored, kB", "seeds", "p"]
     rows: Rows = []
-    for method in sorted(there, key=lambda m: -m.estimate("accuracy").mean):
+    for method in ranked:
         p = math.nan if best is None else wilcoxon(method.of("accuracy"), best.of("accuracy"))[0]
         accuracy = method.estimate("accuracy")
         shown = Estimate(accuracy.mean, accuracy.half, accuracy.n, best=method is best)

@@ -51,9 +51,9 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], tit
     for number, (name, seeds) in enumerate(curves.items()):
         points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
         steps, look = range(1, len(points) + 1), style(number)
-        low = [mean - half if math.isfinite(half) else mean for mean, half in points]
-        high = [mean + half if math.isfinite(half) else mean for mean, half in points]
         if len(curves) <= _BANDS:
+            low = [mean - half if math.isfinite(half) else mean for mean, half in points]
+            high = [mean + half if math.isfinite(half) else mean for mean, half in points]
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
         axes.plot(steps, [mean for mean, _ in points], lw=1.7, ms=4, label=f"{kit.plain(name, 40)} (n = {len(seeds)})", **look)
     kit.dress(axes, title, "tasks learned", "average test accuracy on them (%)")
