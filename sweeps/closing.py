@@ -1,6 +1,5 @@
 """The end of a call: the report, the journal's last line, what is printed, and the exit code."""
 
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from sweeps import report
 from sweeps.asked import Asked
 from sweeps.driver import HEARTBEATS, PACKS, Sweep
 from sweeps.keeping import kept_lines
-from sweeps.storage import StorageFailed, remove
+from sweeps.storage import discard
 from sweeps.trainable import of_environment
 from trackers.check import deep_link
 from trackers.command import say
@@ -25,8 +24,6 @@ from trackers.view import table_link
 
 if TYPE_CHECKING:
     from trackers.mlflow_thread import PublisherThread
-
-log = logging.getLogger(__name__)
 
 LOG = "log.txt"
 DONE, FAILED, ENVIRONMENT = 0, 1, 3
@@ -62,12 +59,9 @@ def close(sweep: Sweep, asked: Asked, console: Console, stopped: str | None, thr
 def _clear(sweep: Sweep, storage: str | None) -> None:
     """Takes away what only a sweep that goes on needs."""
     for scratch in (PACKS, HEARTBEATS):
-        shutil.rmtree(sweep.folder / scratch, ignore_errors=True)
+        discard(sweep.folder / scratch)
     if storage is not None:
-        try:
-            remove(f"{storage}/{PACKS}")
-        except StorageFailed as error:  # nothing is lost but room
-            log.warning("the checkpoints are left where they are: %s", error)
+        discard(f"{storage}/{PACKS}")
 
 
 def _publish_rest(sweep: Sweep, asked: Asked, console: Console, thread: "PublisherThread") -> list[str]:

@@ -18,7 +18,7 @@ from clcore.errors import UserError
 from sweeps.boundary import Start, inherited, keep_boundaries
 from sweeps.keeping import Keeper, Retention
 from sweeps.search import Search
-from sweeps.storage import below, found_at, name_of, opened
+from sweeps.storage import below, discard, found_at, name_of, opened
 from sweeps.trainable import MEMBERS, NOT_A_NUMBER, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
 from trackers.artifacts import write_fit, write_inference, write_matrix
@@ -30,6 +30,8 @@ from trackers.trial_record import TrialRecord
 log = logging.getLogger(__name__)
 
 TRIALS, HEARTBEATS, PACKS = "trials", "heartbeats", "packs"
+#: Checkpoints of a running pack that are kept: the newest reported, and the one before, until the executor knows the newest.
+STATES = 2
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Sweep:
         self.stopping: str | None = None
         self.environment: str | None = None
         self._numbers: dict[int, list[Trial]] = {}
+        self._states: dict[str, list[str]] = {}
         self._keeper = Keeper(folder, plan.keep)
 
     # -- what is next --------------------------------------------------------------------------------------------------
@@ -120,8 +123,10 @@ class Sweep:
             how = {name: left.plan[name] for name in ("threads", "compiled")}  # as it began: its numbers depend on it
             pack = replace(self.plan.like, trials=trials, **how)
             self.queue.append((pack, left.checkpoint or self._beginning(pack)))
-            if left.checkpoint is not None:  # the driver may have died between the report and the copy
-                with suppress(UserError):  # a damaged one is the pack's own matter
+            if left.checkpoint is not None:
+                self._states[left.pack] = [left.checkpoint]
+                # The driver may have died between the report and the copy; a damaged state is the pack's own matter.
+                with suppress(UserError):
                     self._keep_boundaries(pack, left.checkpoint_seen, found_at(left.checkpoint, self.folder))
         sampled = self._sampled_before()
         references = [Trial(c, seed, role="reference") for seed in self.plan.seeds for c in self.plan.references]
@@ -250,6 +255,7 @@ class Sweep:
             self._fail(failed["trial"], pack, fault)
         if checkpoint is not None:
             self._keep_boundaries(self.running[pack], said["seen"], checkpoint)
+            self._supersede(pack, name_of(checkpoint, self.folder))
         if said["seen"] == self.record.tasks:
             for member in said["members"]:
                 self._finish(member["trial"], pack, checkpoint)
@@ -260,11 +266,22 @@ class Sweep:
             with opened(checkpoint) as folder:
                 keep_boundaries(folder, self.folder / TRIALS, pack, self.record, seen)
 
+    def _supersede(self, pack: str, newest: str) -> None:
+        """Lets go of a pack's older checkpoints. Tune, told how many to keep, would write down all its trials each time."""
+        states = [state for state in self._states.get(pack, []) if state != newest] + [newest]
+        self._states[pack] = states[-STATES:]
+        self._discard(states[:-STATES])
+
+    def _discard(self, states: Iterable[str]) -> None:
+        for state in states:
+            discard(found_at(state, self.folder))
+
     def ended(self, pack: str, error: str | None = None) -> None:
         """A pack runs no more; ``error`` is what the executor says of one that broke."""
         self.running.pop(pack, None)
         if self.stopping is None and self.environment is None:
             self._fail_rest(pack, error or "the pack ended without finishing this trial", error)
+            self._discard(self._states.pop(pack, ()))
         (self.folder / HEARTBEATS / f"{pack}.json").unlink(missing_ok=True)
 
     def _fail_rest(self, pack: str, reason: str, trace: str | None) -> None:

@@ -1,6 +1,5 @@
 """The packs of a sweep in this process, one after another, without Ray: for debugging and for tests."""
 
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -40,12 +39,8 @@ def _run(sweep: Sweep, pack: Pack, resume: Path | str | None) -> None:
         if sweep.stopping:
             raise Stopped
 
-    kept: Path | None = None
     with opened(resume) if resume else nullcontext() as start:
         for said, save in run_pack(pack, start, check):
             folder = sweep.folder / PACKS / pack.identity / f"seen-{said['seen']:03d}"
             save(folder)
             sweep.reported(pack.identity, said, folder)
-            if kept is not None and kept != folder:
-                shutil.rmtree(kept)
-            kept = folder

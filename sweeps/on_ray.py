@@ -100,7 +100,6 @@ def run_on_ray(sweep: Sweep, settings: Settings, workers: int) -> None:
             storage_path=settings.own_storage or str(sweep.folder.absolute()),
             callbacks=[Listener(sweep, settings.own_storage)],
             verbose=0,
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # the journal's newest is there whenever we die
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )  # fmt: skip

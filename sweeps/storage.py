@@ -5,7 +5,9 @@ either: the stores' own clients take them from the environment (``AWS_ACCESS_KEY
 """
 
 import contextlib
+import logging
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,8 @@ from urllib.parse import urlsplit
 from clcore.disk import FULL
 from clcore.errors import BadValue, UserError
 from trackers.schema import STORES, is_store
+
+log = logging.getLogger(__name__)
 
 ALLOWED = f"an absolute path, or a URI ({', '.join(f'{scheme}://' for scheme in STORES)}) without a password, '?' and '#'"
 
@@ -98,18 +102,20 @@ def fetch(uri: str, target: Path) -> None:
         fs.copy_files(path, str(target), source_filesystem=store)
 
 
-def remove(uri: str) -> None:
-    """Takes a folder elsewhere away; one that is not there is gone already.
-
-    Raises:
-        StorageFailed: it cannot be taken away.
-    """
+def discard(place: Path | str) -> None:
+    """Takes a folder away that nobody needs any more; where that fails, nothing is lost but room."""
+    if isinstance(place, Path):
+        shutil.rmtree(place, ignore_errors=True)
+        return
     from pyarrow import fs
 
-    with failing(uri):
-        store, path = fs.FileSystem.from_uri(uri)
-        if store.get_file_info(path).type == fs.FileType.Directory:
-            store.delete_dir(path)
+    try:
+        with failing(place):
+            store, path = fs.FileSystem.from_uri(place)
+            if store.get_file_info(path).type == fs.FileType.Directory:
+                store.delete_dir(path)
+    except StorageFailed as error:
+        log.warning("a checkpoint that is not needed any more is left where it is: %s", error)
 
 
 def check_storage(uri: str) -> None:

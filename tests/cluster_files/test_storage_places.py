@@ -9,7 +9,7 @@ import pytest
 
 from clcore.errors import BadValue, UserError
 from sweeps.run import main, settings_of
-from sweeps.storage import StorageFailed, check_storage, failing, fetch, found_at, name_of, opened, place, remove, storage_uri
+from sweeps.storage import StorageFailed, check_storage, discard, failing, fetch, found_at, name_of, opened, place, storage_uri
 from sweeps.trainable import fault, of_environment
 from sweeps.tune_hooks import Listener
 from trackers.schema import is_store, wrong_field
@@ -95,9 +95,9 @@ def test_a_checkpoint_elsewhere_comes_back_whole(tmp_path):
     assert not copy.exists()
     with opened(source) as same:
         assert same == source
-    remove(source.as_uri())
+    discard(source.as_uri())
     assert not source.exists()
-    remove(source.as_uri())  # gone already
+    discard(source.as_uri())  # gone already
     with pytest.raises(StorageFailed, match="there is no folder"):
         fetch(source.as_uri(), tmp_path)
 

@@ -12,7 +12,7 @@ from fake_packs import SIX, TASKS, Rig, accuracy, die, play, report
 from optuna.trial import TrialState
 from sweep_kit import events, matrices, rows_are_unique, stored
 
-from sweeps.driver import HEARTBEATS, score
+from sweeps.driver import HEARTBEATS, PACKS, score
 from sweeps.search import Grid, Study
 from sweeps.spaces import Range, Space
 from trackers.journal import Journal, read
@@ -55,6 +55,33 @@ def test_the_plan_is_in_the_journal_before_anything_starts(rig):
     assert [len(e["trials"]) for e in events(sweep.folder, "pack")] == [3, 3]
     assert not events(sweep.folder, "start")
     assert events(sweep.folder, "pack")[0]["plan"]["members"] == 3
+
+
+def states(sweep):
+    """Pack and task of each checkpoint that is there to go on from."""
+    return sorted((path.parent.name, path.name) for path in (sweep.folder / PACKS).glob("*/*"))
+
+
+def test_only_states_that_somebody_may_go_on_from_are_kept(rig):
+    """The newest, the one before it (which is all that an executor knows if a worker dies now), and none of a pack that ended."""
+    sweep = rig.sweep()
+    (pack, _) = play(sweep, packs=1, last=2)[0]
+    assert states(sweep) == [(pack.identity, "seen-001"), (pack.identity, "seen-002")]
+    report(sweep, pack, 2)  # again, by a worker that began with the first
+    assert states(sweep) == [(pack.identity, "seen-001"), (pack.identity, "seen-002")]
+    die(sweep)
+    sweep = rig.sweep()
+    ((_, resume),) = play(sweep, packs=1)
+    assert resume.name == "seen-002"
+    assert states(sweep) == [(pack.identity, "seen-001")]  # the earlier driver's, of which this one knows nothing: it goes at the end
+
+
+def test_states_of_a_sweep_that_is_stopped_stay(rig):
+    sweep = rig.sweep()
+    ((pack, _),) = play(sweep, packs=1, last=2)
+    sweep.stopping = "SIGINT"
+    sweep.ended(pack.identity)
+    assert states(sweep) == [(pack.identity, "seen-001"), (pack.identity, "seen-002")]
 
 
 def test_a_finished_trials_files(rig):

@@ -57,6 +57,16 @@ def test_files_of_finished_trials_are_fetched(elsewhere):
     assert sweep.ledger["done"] == len(pack.trials)
 
 
+def test_checkpoints_that_nobody_goes_on_from_are_taken_away_there(elsewhere, tmp_path):
+    sweep, pack = elsewhere
+    there = tmp_path / "shared place" / PACKS / pack.identity
+    report(sweep, pack, 2)
+    assert sorted(path.name for path in there.iterdir()) == ["seen-001", "seen-002"]
+    report(sweep, pack, TASKS)
+    sweep.ended(pack.identity)
+    assert not list(there.iterdir())
+
+
 def test_a_storage_that_fails_leaves_the_trial_open(elsewhere):
     """The report is in the journal by then; the next driver hears it again, and keeps the files."""
     sweep, pack = elsewhere
