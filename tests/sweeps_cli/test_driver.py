@@ -73,7 +73,7 @@ def test_only_states_that_somebody_may_go_on_from_are_kept(rig):
     sweep = rig.sweep()
     ((_, resume),) = play(sweep, packs=1)
     assert resume.name == "seen-002"
-    assert states(sweep) == [(pack.identity, "seen-001")]  # the earlier driver's, of which this one knows nothing: it goes at the end
+    assert states(sweep) == [(pack.identity, "seen-001")]  # the earlier driver's; it goes at the end
 
 
 def test_states_of_a_sweep_that_is_stopped_stay(rig):
