@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from clcore import networks
 from clcore.errors import BadValue
-from clcore.methods.hnet import regulariser
+from clcore.methods.base import DERIVED
+from clcore.methods.hnet import hypernetwork, regulariser
 from clcore.methods.hnet.generator import ACTIVATIONS, Generator, Target, fitted, widths
+from clcore.methods.hnet.hypernetwork import Hypernetwork
 from clcore.methods.hnet.regulariser import Held, own_outputs
 from clcore.methods.uncertainty import entropy, log_entropy
 from clcore.optim import OPTIMIZERS
@@ -271,6 +273,31 @@ def test_n4_the_delta_form_is_exact_enough_in_float32():
     single = [{n: t.float() for n, t in tensors.items()} for tensors in (theta, star)]
     found = penalty("delta-gram", single[0], embeddings.float(), single[1], ALL)
     assert float(found) == pytest.approx(wanted, rel=2e-3)
+
+
+def held_gradient(monkeypatch, at_a_time, form, continued):
+    """The regulariser's gradient as it is added to a task's, which is zero here; seven old tasks."""
+    monkeypatch.setattr(hypernetwork, "AT_A_TIME", at_a_time)
+    star, positions = random_theta(SMALL), torch.stack([torch.tensor([430 - t, 437, 432 - t]) for t in range(7)])
+    memory = star | {f"embedding.{task}": e for task, e in enumerate(randn(7, 8))}
+    kept = Hypernetwork(SMALL, Held(438, 400, positions), form=form, lookahead=False, continued=continued)
+    moved = {n: t + 0.1 * randn(*t.shape, seed=len(n)) for n, t in kept.begin(memory).items()}
+    memory |= (prepared := kept.prepare(memory))
+    none = {name: torch.zeros_like(tensor) for name, tensor in moved.items()}
+    return kept.hold(none, moved, memory, torch.tensor(1.0, dtype=torch.float64), dict), prepared
+
+
+@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("form", regulariser.FORMS)
+def test_many_old_tasks_are_held_a_part_at_a_time(monkeypatch, form, continued):
+    """Nothing that is kept of them or held at once grows with their number; the gradient is the same."""
+    whole, kept = held_gradient(monkeypatch, 2**22, form, continued)
+    few = 3 * SMALL.chunks * (SMALL.width + 1)
+    parts, less = held_gradient(monkeypatch, few, form, continued)
+    assert all(near(parts[name], whole[name]) for name in whole)
+    assert any(float(value.abs().max()) > 0.01 for value in parts.values())
+    assert any(name.startswith("embedding.") for name in whole) == continued
+    assert set(kept) - set(less) == {f"{DERIVED}hidden"}
 
 
 @pytest.mark.parametrize("form", regulariser.FORMS)

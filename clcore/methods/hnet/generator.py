@@ -74,6 +74,11 @@ class Generator:
         return -(-self.outputs // self.rows)
 
     @property
+    def width(self) -> int:
+        """Numbers that feed the last layer, without the one for its bias."""
+        return self.layers[-1] if self.layers else self.embedding + (self.chunk_embedding if self.chunk else 0)
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of each tensor of theta."""
         result: dict[str, tuple[int, ...]] = {CHUNKS: (self.chunks, self.chunk_embedding)} if self.chunk else {}
@@ -183,7 +188,7 @@ def fitted(generator: Generator, compression: float, tasks: int) -> Generator:
         The fitted hypernetwork; where no chunk is small enough, the one that stores least.
     """
     budget = compression * generator.outputs - tasks * generator.embedding
-    per_row = (generator.layers[-1] if generator.layers else generator.embedding + generator.chunk_embedding) + 1
+    per_row = replace(generator, chunk=1).width + 1
     least = max(1, isqrt(generator.outputs * generator.chunk_embedding // per_row))  # where d/dchunk of the size is zero
     trial = replace(generator, chunk=generator.outputs)
     while trial.size > budget and trial.chunk > least:

@@ -5,6 +5,7 @@ The classifier's hypernetwork and the one of the replay model's decoder are two 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from clcore.methods.hnet.generator import THETA, Factors, Generator
 from clcore.methods.hnet.regulariser import Held, delta_gram, direct
 
 EMBEDDING = "embedding"
+#: Hidden numbers (old tasks x chunks x width) that the regulariser holds at a time, so that its memory does not grow with tasks.
+AT_A_TIME = 2**22
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,10 @@ class Hypernetwork:
         if tasks == 0:
             return {}
         embeddings = self._embeddings(memory, tasks)
-        then = self.generator.factors(self._theta(memory), embeddings)
-        result = {"layer": then.layer, "hidden": then.hidden, "embeddings": embeddings}
+        then = self.generator.factors(self._theta(memory), embeddings[: self._tasks_at_a_time])
+        result = {"layer": then.layer, "embeddings": embeddings}
+        if tasks <= self._tasks_at_a_time:
+            result["hidden"] = then.hidden
         if self.form == "delta-gram":
             result["gram"] = then.layer.T @ then.layer
         if self.held.positions is not None:
@@ -95,32 +101,46 @@ class Hypernetwork:
         moving = {name: grads[name] for name in grads if self._holds(name)}
         ahead = preview(moving) if self.lookahead else {}
         moved = {name: params[name] + ahead[name] if ahead else params[name] for name in moving}
-        tasks = len(memory[self._derived("hidden")])
-        chosen = None
-        if 0 < self.subset < tasks:
-            chosen = torch.randperm(tasks, device=beta.device)[: self.subset]
-        extra = grad(lambda theta: self.penalty(theta, memory, chosen))(moved)
+        extra = self._gradient(moved, memory, beta.device)
         return {name: value + beta * extra[name] if name in extra else value for name, value in grads.items()}
 
-    def penalty(self, moved: Tensors, memory: Tensors, chosen: Tensor | None = None) -> Tensor:
+    def _gradient(self, moved: Tensors, memory: Tensors, device: torch.device) -> Tensors:
+        """Gradient of the regulariser over all old tasks or as many as are drawn, a part of them at a time."""
+        tasks = len(memory[self._derived("embeddings")])
+        drawn = torch.randperm(tasks, device=device)[: self.subset] if 0 < self.subset < tasks else None
+        parts = _parts(tasks if drawn is None else self.subset, self._tasks_at_a_time)
+        total: Tensors = {}
+        for part, share in parts:
+            found = grad(lambda theta: self.penalty(theta, memory, part if drawn is None else drawn[part]))(moved)  # noqa: B023 - called at once
+            total = {name: value * share + total.get(name, 0) for name, value in found.items()}
+        return total
+
+    def penalty(self, moved: Tensors, memory: Tensors, chosen: Tensor | slice = ALL) -> Tensor:
         """The regulariser at given theta (and embeddings of old tasks where they move on); scalar.
 
         Args:
             moved: theta + dtheta.
             memory: with what :meth:`prepare` gave.
-            chosen: the old tasks to look at, shape [chosen]; None: all.
+            chosen: the old tasks to look at, shape [chosen].
         """
-        tasks = len(memory[self._derived("hidden")])
-        embeddings = self._embeddings(moved, tasks) if self.continued else memory[self._derived("embeddings")]
-        hidden, positions = memory[self._derived("hidden")], memory.get(self._derived("positions"))
-        if chosen is not None:
-            embeddings, hidden = embeddings[chosen], hidden[chosen]
-            positions = None if positions is None else positions[chosen]
-        now, then = self.generator.factors(self._theta(moved), embeddings), Factors(memory[self._derived("layer")], hidden)
-        held = replace(self.held, positions=positions)
+        before, positions = memory[self._derived("embeddings")], memory.get(self._derived("positions"))
+        embeddings = self._embeddings(moved, len(before)) if self.continued else before
+        now = self.generator.factors(self._theta(moved), embeddings[chosen])
+        held = replace(self.held, positions=None if positions is None else positions[chosen])
+        then = self._before(memory, chosen)
         if self.form == "direct":
             return direct(now, then, held)
         return delta_gram(now, then, held, memory[self._derived("gram")])
+
+    def _before(self, memory: Tensors, chosen: Tensor | slice) -> Factors:
+        """The old tasks' weights as they were; of many tasks not all at once are kept, but worked out again from theta*."""
+        if (hidden := memory.get(self._derived("hidden"))) is not None:
+            return Factors(memory[self._derived("layer")], hidden[chosen])
+        return self.generator.factors(self._theta(memory), memory[self._derived("embeddings")][chosen])
+
+    @property
+    def _tasks_at_a_time(self) -> int:
+        return max(1, AT_A_TIME // (self.generator.chunks * (self.generator.width + 1)))
 
     def _theta(self, tensors: Tensors) -> Tensors:
         return {name.removeprefix(self.prefix): tensor for name, tensor in self._named(tensors, THETA).items()}
@@ -139,3 +159,9 @@ class Hypernetwork:
 
     def _derived(self, name: str) -> str:
         return f"{DERIVED}{self.prefix}{name}"
+
+
+def _parts(count: int, most: int) -> list[tuple[slice, float]]:
+    """Slices of so many, each with its share of the whole."""
+    ends = [*range(0, count, most), count]
+    return [(slice(first, last), (last - first) / count) for first, last in pairwise(ends)]

@@ -93,22 +93,22 @@ def delta_gram(now: Factors, then: Factors, held: Held, gram: Tensor | None = No
         held: what is compared.
         gram: ``then.layer.T @ then.layer``, where it is at hand.
     """
-    change, moved = now.layer - then.layer, now.hidden - then.hidden
+    change = now.layer - then.layer
     whole, rest = divmod(held.prefix, len(change))
-    total = _squared(change, then.layer, now.hidden[:, :whole], moved[:, :whole], gram) if whole else 0.0
+    total = _squared(change, then.layer, now.hidden[:, :whole], then.hidden[:, :whole], gram) if whole else 0.0
     if rest:  # the last chunk is cut off: of it only the first rows count
-        total = total + _squared(change[:rest], then.layer[:rest], now.hidden[:, whole], moved[:, whole])
+        total = total + _squared(change[:rest], then.layer[:rest], now.hidden[:, whole], then.hidden[:, whole])
     if held.positions is not None:
-        total = total + _squared_at(change, then.layer, now.hidden, moved, held.positions)
+        total = total + _squared_at(change, then.layer, now.hidden, now.hidden - then.hidden, held.positions)
     return torch.as_tensor(total / len(now.hidden))
 
 
-def _squared(change: Tensor, layer: Tensor, hidden: Tensor, moved: Tensor, gram: Tensor | None = None) -> Tensor:
-    """|change @ hidden + layer @ moved|^2 in whichever way costs less; ``hidden`` and ``moved``, shape [..., width]."""
-    hidden, moved = hidden.flatten(0, -2), moved.flatten(0, -2)
+def _squared(change: Tensor, layer: Tensor, hidden: Tensor, before: Tensor, gram: Tensor | None = None) -> Tensor:
+    """|change @ hidden + layer @ (hidden - before)|^2 in whichever way costs less; the hidden ones have shape [..., width]."""
+    hidden, before = hidden.flatten(0, -2), before.flatten(0, -2)
     if len(hidden) <= hidden.shape[1]:
-        return (change @ hidden.T + layer @ moved.T).square().sum()
-    squared: Tensor = SquaredChange.apply(change, layer, layer.T @ layer if gram is None else gram, hidden, moved)[0]  # type: ignore[no-untyped-call]
+        return (change @ hidden.T + layer @ (hidden - before).T).square().sum()
+    squared: Tensor = SquaredChange.apply(change, layer, layer.T @ layer if gram is None else gram, hidden, before)[0]  # type: ignore[no-untyped-call]
     return squared
 
 
