@@ -77,7 +77,7 @@ def _numbers(row: dict[str, Any]) -> list[str]:
 def _percent(value: float | None, spread: float | None = None) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:.1f}" + (f" ±{100 * spread:.1f}" if spread is not None else "")
+    return f"{100 * value:z.1f}" + (f" ±{100 * spread:.1f}" if spread is not None else "")
 
 
 def ledger_line(ledger: dict[str, int], references: int) -> str:

@@ -207,7 +207,7 @@ def _repeat(facts: Facts, tracking_uri: str) -> str:
 def _number(value: float) -> str:
     if not isfinite(value):
         return DASH
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.2f}"
 
 
 def _bold(name: str, varied: list[str]) -> str:

@@ -157,7 +157,7 @@ def _code(command: str) -> str:
 def _percent(value: float, spread: float = math.nan) -> str:
     if not math.isfinite(value):
         return "–"  # noqa: RUF001 - a dash in a table
-    return f"{100 * value:.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")
+    return f"{100 * value:z.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")
 
 
 def _whole(value: float) -> str:

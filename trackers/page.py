@@ -238,4 +238,4 @@ def _pictures(folder: Path, prefix: str, known: Mapping[str, str]) -> Html:
 def _percent(value: float, spread: float = math.nan) -> str:
     if not math.isfinite(value):
         return _NO
-    return f"{100 * value:.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")
+    return f"{100 * value:z.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")

@@ -59,7 +59,7 @@ def _draw_costs(axes: "Axes", shown: Sequence[Configuration]) -> None:
     """What cannot be drawn on the same scale, as columns of numbers beside the axes."""
     width = axes.bbox.width / axes.figure.dpi
     columns = {
-        "forgotten\n(%)": [f"{100 * c.mean('forgetting'):.1f}" for c in shown],
+        "forgotten\n(%)": [f"{100 * c.mean('forgetting'):z.1f}" for c in shown],
         "kB": [f"{c.mean('bytes') / 1000:,.1f}" for c in shown],
         "s": [f"{c.mean('seconds'):,.1f}" for c in shown],
         "seeds": [str(len(c.finals)) for c in shown],

@@ -45,7 +45,7 @@ class Estimate:
         if not math.isfinite(self.mean):
             return NOT_KNOWN
         spread = f" ± {self.half:,.{self.digits}f}" if math.isfinite(self.half) else ""
-        return f"{self.mean:,.{self.digits}f}{spread}"
+        return f"{self.mean:z,.{self.digits}f}{spread}"  # z: no -0.00
 
 
 Cell = str | int | float | Estimate
@@ -108,7 +108,7 @@ class Table:
 
 def number(value: float, digits: int = 2) -> str:
     """A number without an interval; a dash where it is not known."""
-    return f"{value:,.{digits}f}" if math.isfinite(value) else NOT_KNOWN
+    return f"{value:z,.{digits}f}" if math.isfinite(value) else NOT_KNOWN
 
 
 def p_value(p: float) -> str:

@@ -14,7 +14,7 @@ from sweeps import study
 from sweeps.studies import knobs
 from sweeps.studies.overhead import FORMULAS, size_of
 from sweeps.studies.plan import space_file
-from sweeps.studies.tables import Estimate, Table, p_value
+from sweeps.studies.tables import Estimate, Table, number, p_value
 
 
 @pytest.mark.parametrize("method", sorted(knobs.NAMED))
@@ -95,6 +95,11 @@ def test_a_table_in_markdown_and_html():
     assert "<strong>97.12 ± 0.50</strong>" in html
     assert "&lt;d&gt;" in html
     assert "<d>" not in html
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    assert Estimate(-0.001, 0.02, 3).text == "0.00 ± 0.02"
+    assert [number(value) for value in (-0.004, -0.006, -1234.5)] == ["0.00", "-0.01", "-1,234.50"]
 
 
 def test_a_table_in_csv_has_the_numbers_in_full():
