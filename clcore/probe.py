@@ -1,16 +1,27 @@
-"""How long a step takes: a few steps of the real loop, with nothing kept."""
+"""How long a step takes: a few steps of the real loop, of a task that has one before it.
+
+What most methods do only then - hold weights, mask gradients, replay, distil - is a good part of their steps.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from clcore.benchmarks import Split
 from clcore.learner import Learner
-from clcore.methods.base import At
+from clcore.methods.base import At, Tensors
+from clcore.pack import select
 from clcore.pool import stage_pool
 from clcore.recorded import Recorder
-from clcore.trainer import Run, Trainer
+from clcore.trainer import EVAL_BATCH, Run, Trainer
+
+#: Examples of the first task, which is only there to be remembered.
+SEEN = EVAL_BATCH
+#: How a task is learned that is only there to be remembered: a step a stage, and nothing chosen.
+BRIEF: Mapping[str, Any] = {"epochs": 1, "iterations": 1, "protocol": "fixed"}
 
 
 @dataclass(frozen=True)
@@ -20,8 +31,8 @@ class Probe:
     Attributes:
         step: seconds of one training step.
         validation: seconds of one pass over a task's validation data.
-        steps: steps of one epoch.
-        bytes: bytes of the state of one member.
+        steps: steps of one epoch of all stages.
+        bytes: bytes of the state of one member while it learns its last task, about.
     """
 
     step: float
@@ -30,23 +41,39 @@ class Probe:
     bytes: int
 
 
-def probe(learner: Learner, warm_up: int, seconds: float) -> Probe:
-    """Measures the first task's steps.
+def remembering(learner: Learner) -> Learner:
+    """A fresh learner after a task of which it has seen a few examples; where there is only one task, as it is."""
+    benchmark, training = learner.benchmark, learner.training
+    if len(benchmark.tasks) > 1:
+        first = benchmark.tasks[0]
+        brief = replace(first, train=_few(first.train), validation=None if first.validation is None else _few(first.validation))
+        learner.benchmark = replace(benchmark, tasks=(brief, *benchmark.tasks[1:]))
+        learner.training = replace(training, **BRIEF)
+        learner.skim(0)
+        learner.benchmark, learner.training = benchmark, training
+    return learner
+
+
+def probe(learner: Learner, earlier: Learner, warm_up: int, seconds: float) -> Probe:
+    """Measures steps of the task that comes next.
 
     Args:
-        learner: a fresh learner; its state is not changed.
+        learner: a fresh one; it is of no other use afterwards.
+        earlier: one of a single member like those of ``learner``, as :func:`remembering` gives it; each begins where it is.
         warm_up: steps before the clock starts.
         seconds: how long to measure, at least one step.
     """
     torch.set_flush_denormal(True)  # as in Learner.run
-    at, memory, params = learner.begin(At(0, "train", 1), learner.memory, learner.hp, "train")
-    size = sum(t.numel() * t.element_size() for t in {**memory, **params}.values()) // len(learner.members)
+    splits, at = learner.benchmark.tasks, At(earlier.seen, "train", earlier.seen + 1)
+    start = _bytes(learner.memory) // len(learner.members)
+    at, memory, params = learner.begin(at, select(earlier.memory, [0] * len(learner.members)), learner.hp, "train")
+    size = start + _bytes(params) // len(learner.members) + (len(splits) - 1) * _grown(earlier.memory, start, len(splits[0].train))
     stages = learner.method.stages(at)
     if not stages:
         return Probe(0.0, 0.0, 0, size)
     stage = stages[-1]  # a fit that goes before, like VCL's, is the cheaper part
-    train = stage_pool(stage, {0: learner.benchmark.tasks[0].train}, learner.dtype)
-    check = stage_pool(stage, {0: learner.benchmark.tasks[0].validation}, learner.dtype)
+    train = stage_pool(stage, {t.index: t.train for t in splits}, learner.dtype)
+    check = stage_pool(stage, {t.index: t.validation for t in splits}, learner.dtype)
     assert train is not None
     recorder = learner.compiler or Recorder(patience=0)
     trainer = Trainer(learner.method, learner.training, learner.seed, ("probe",), stage.trains, recorder)
@@ -58,7 +85,24 @@ def probe(learner: Learner, warm_up: int, seconds: float) -> Probe:
     begun = time.perf_counter()
     if check is not None:
         run.validate(at, check).tolist()
-    return Probe(step, time.perf_counter() - begun, -(-len(train) // batch_size), size)
+    return Probe(step, time.perf_counter() - begun, len(stages) * -(-len(train) // batch_size), size)
+
+
+def _few(split: Split) -> Split:
+    """Some examples of all of a split, in its order."""
+    chosen = torch.arange(0, len(split), max(1, len(split) // SEEN), device=split.rows.device)[:SEEN]
+    return replace(split, rows=split.rows[chosen], labels=split.labels[chosen])
+
+
+def _grown(memory: Tensors, start: int, examples: int) -> int:
+    """Bytes that a task adds to a member's memory: what has a row an example would have one for all of them."""
+    few = min(SEEN, examples)
+    per_example = _bytes({name: tensor for name, tensor in memory.items() if tensor.dim() > 1 and tensor.shape[1] == few})
+    return max(_bytes(memory) - start, 0) + per_example * (examples - few) // few
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _time_steps(step: Callable[[], None], warm_up: int, seconds: float) -> float:

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from clcore.probe import Probe, probe
+from clcore.learner import Learner
+from clcore.probe import Probe, probe, remembering
 from clcore.streams import StreamRun, probe_stream
 from clcore.trainer import EVAL_BATCH
+from sweeps.resources import machine_bytes
 from sweeps.settings import digest
 from sweeps.trials import Pack, Trial
 
@@ -20,9 +22,11 @@ SIZES = (1, 16, 64)
 WARM_UP, SECONDS = 3, 0.1
 #: Packing must be this much cheaper per member than running alone.
 GAIN = 1.2
-#: The states of a pack's members may take this many bytes together; steps need a few times as much.
-MOST_BYTES = 2 * 1024**3
+#: The states of all packs' members may take this part of the memory; steps need a few times as much.
+MEMORY_SHARE = 0.25
 FILE = "pilots.json"
+#: Changes whenever other steps are measured, so that what is kept of earlier ones is not taken for theirs.
+VERSION = 2
 #: Share of a GPU that measuring on a cluster asks for; nothing else runs there before the sweep.
 SHARE = 0.01
 
@@ -35,8 +39,8 @@ class Pilot:
         size: members of a pack.
         step: pack size -> seconds of one step.
         validation: seconds of one pass over the validation data of a task, a member.
-        steps: steps of one epoch of the first task.
-        bytes: bytes of one member's state after the first task, about.
+        steps: steps of one epoch of a task.
+        bytes: bytes of one member's state while it learns its last task, about.
         compiled: whether steps are compiled.
         beside: what it was chosen over, in words.
     """
@@ -116,13 +120,11 @@ def measure(trial: Trial, most: int, like: Pack) -> Pilot:
     """Times steps of packs of growing size and takes the size that costs least per member; 1 where packing pays too little."""
     torch.set_num_threads(like.threads)
     found: dict[int, Probe] = {}
+    earlier = _earlier(trial, like)
     for size in sorted({*(s for s in SIZES if s < most), most}):
-        if found and size * found[min(found)].bytes > MOST_BYTES:
+        if found and size > _room(found[min(found)].bytes, like):
             break
-        learner = replace(like, trials=(trial,) * size).learner()
-        found[size] = (
-            probe_stream(learner, WARM_UP, SECONDS) if isinstance(learner, StreamRun) else probe(learner, WARM_UP, SECONDS)
-        )
+        found[size] = _probed(replace(like, trials=(trial,) * size).learner(), earlier)
     cheapest = min(found, key=lambda size: (found[size].step / size, -size))  # all alike where nothing is trained
     pays = found[cheapest].step / cheapest * GAIN <= found[min(found)].step / min(found)
     size = cheapest if pays else min(found)
@@ -136,18 +138,47 @@ def measure_compiled(trial: Trial, most: int, like: Pack) -> Pilot:
     On a CPU members are stepped one after the other, so one tells of all.
     """
     torch.set_num_threads(like.threads)
-    size = 1 if like.device == "cpu" else most
-    learner = replace(like, trials=(trial,) * size).learner()
-    if isinstance(learner, StreamRun):
+    earlier = _earlier(trial, like)
+    if isinstance(earlier, StreamRun):
         return measure(trial, most, like)
-    found = probe(learner, WARM_UP, SECONDS)
-    works = learner.compiler is not None and not learner.compiler.failed
+    if like.device == "cpu":
+        size = 1
+    else:
+        plain = _probed(replace(like, trials=(trial,), compiled=False).learner(), earlier)
+        size = most = min(most, _room(plain.bytes, like))
+    learner = replace(like, trials=(trial,) * size).learner()
+    found = _probed(learner, earlier)
+    works = isinstance(learner, Learner) and learner.compiler is not None and not learner.compiler.failed
+    most = min(most, _room(found.bytes, like))
     return Pilot(most, {str(size): found.step}, found.validation / size, found.steps, found.bytes, works)
+
+
+def _earlier(trial: Trial, like: Pack) -> Learner | StreamRun:
+    """A learner of one member with a task behind it, or a run over a stream, which has none."""
+    learner = replace(like, trials=(trial,), compiled=False).learner()
+    return learner if isinstance(learner, StreamRun) else remembering(learner)
+
+
+def _probed(learner: Learner | StreamRun, earlier: Learner | StreamRun) -> Probe:
+    if isinstance(learner, StreamRun) or isinstance(earlier, StreamRun):
+        assert isinstance(learner, StreamRun), "both are of the same trial"
+        return probe_stream(learner, WARM_UP, SECONDS)
+    return probe(learner, earlier, WARM_UP, SECONDS)
+
+
+def _room(state: int, like: Pack) -> int:
+    """Members of so many bytes each that a pack may have, at least one."""
+    if like.device.startswith("cuda"):
+        room = torch.cuda.mem_get_info()[0] * MEMORY_SHARE
+    else:
+        packs = max((os.cpu_count() or 1) // like.threads, 1)
+        room = machine_bytes() * MEMORY_SHARE / packs
+    return max(1, int(room / max(state, 1)))
 
 
 def _machine(like: Pack) -> list[object]:
     device = torch.cuda.get_device_name() if like.device.startswith("cuda") else platform.processor() or platform.machine()
-    return [platform.node(), os.cpu_count(), device, like.threads, torch.__version__, EVAL_BATCH]
+    return [VERSION, platform.node(), os.cpu_count(), device, like.threads, torch.__version__, EVAL_BATCH]
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,10 @@
 """What a pack asks for, and how many of them the nodes of a cluster can run at the same time."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from clcore.errors import UserError
 from sweeps.settings import Settings
@@ -9,6 +12,8 @@ from sweeps.settings import Settings
 GIB = 1024**3
 #: So that a third of a GPU fits three times.
 ROUNDING = 1e-9
+#: Where Linux says how much memory a container may use.
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def pack_resources(settings: Settings) -> dict[str, float]:
@@ -51,6 +56,14 @@ def room_for(nodes: Sequence[Mapping[str, float]], settings: Settings) -> int:
     asked = f"--cpus {settings.cpus} --gpus-per-trial {settings.gpus_per_trial:g}"
     asked += f" --memory {settings.memory:g}" if settings.memory else ""
     raise UserError(f"{asked} is more than any node of the cluster has: {_described(nodes)}.")
+
+
+def machine_bytes() -> int:
+    """Bytes of memory of this machine, or of the container that we are in."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # where there is no limit it says "max"
+        return min(whole, int(CONTAINER.read_text()))
+    return whole
 
 
 def _described(nodes: Sequence[Mapping[str, float]]) -> str:

@@ -13,6 +13,7 @@ from clcore.disk import bytes_in, bytes_text, innermost
 from clcore.errors import UserError
 from clcore.learner import Learner
 from clcore.masks import Mask
+from clcore.probe import BRIEF
 from clcore.quick import TASK_FREE
 from clcore.report import monitoring
 from sweeps.asked import Asked
@@ -24,8 +25,6 @@ from trackers.artifacts import write_masks
 
 #: Tasks that are learned to see what a further one adds; the first may differ from those after it.
 TASKS = 3
-#: A step a stage, and nothing chosen: what is kept does not depend on how well it was trained.
-BRIEF = {"epochs": 1, "iterations": 1, "protocol": "fixed"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Need:
 
 
 def measure(trial: Trial, asked: Asked) -> Sizes:
-    """Learns the first tasks of a trial's kind, briefly."""
+    """Learns the first tasks of a trial's kind, briefly: what is kept does not depend on how well they were learned."""
     told = with_values(trial.configuration, BRIEF)
     learner = replace(asked.like, trials=(replace(trial, configuration=_with_tasks(told)),)).learner()
     assert isinstance(learner, Learner), "a stream is measured as the tasks it is made of"

@@ -25,7 +25,7 @@ from clcore import networks
 from clcore.benchmarks import Benchmark, Split, Task
 from clcore.errors import UserError
 from clcore.methods import METHODS
-from clcore.probe import probe
+from clcore.probe import probe, remembering
 from clcore.quick import make_learner, network_options
 from clcore.recorded import Recorder
 
@@ -59,10 +59,12 @@ def measure(method: str, network: str, members: int, mode: str, options: argpars
     """Seconds of one step of a whole pack."""
     benchmark = synthetic(shape_of(network), options.device)
     net = networks.build(network, benchmark.input_shape, 0, network_options(method)).to(options.device)
-    learner = make_learner(method, [{}] * members, benchmark, net, {}, compiled=mode == "compiled")
+    settings = {"batch_size": BATCH}
+    earlier = remembering(make_learner(method, [{}], benchmark, net, settings))
+    learner = make_learner(method, [{}] * members, benchmark, net, settings, compiled=mode == "compiled")
     if mode == "plain":
         learner.compiler = Recorder(patience=NEVER)
-    found = probe(learner, warm_up=5, seconds=options.seconds).step
+    found = probe(learner, earlier, warm_up=5, seconds=options.seconds).step
     if mode == "compiled" and learner.compiler.failed:
         raise UserError(learner.compiler.failed)
     return found
