@@ -17,7 +17,7 @@ from clcore.probe import BRIEF
 from clcore.quick import TASK_FREE
 from clcore.report import monitoring
 from sweeps.asked import Asked
-from sweeps.driver import TRIALS, Plan
+from sweeps.driver import STATES, TRIALS, Plan
 from sweeps.keeping import Retention
 from sweeps.pilot import Pilot
 from sweeps.trials import Configuration, Trial, with_values
@@ -62,7 +62,7 @@ class Need:
 
     Attributes:
         kept: weights, masks and states at boundaries that are there at the end.
-        checkpoints: the most that running packs hold at a time: two checkpoints each, and what is taken away again only later.
+        checkpoints: the most that running packs hold at a time: what they may go on from, and the one that is being written.
     """
 
     kept: int
@@ -102,7 +102,8 @@ def need(asked: Asked, plan: Plan, workers: int) -> Need:
         members = min(plan.size, counts[structure])
         own = members * (sizes.state(tasks) + sizes.kept_masks(tasks))  # kept members, beside the whole
         running = min(workers, -(-counts[structure] // members) * seeds)
-        packs.append(running * (sizes.state(tasks, members) + own + (sizes.state(tasks - 1, members) if tasks > 1 else 0)))
+        last = range(max(tasks - STATES, 1), tasks + 1)
+        packs.append(running * (own + sum(sizes.state(seen, members) for seen in last)))
     return Need(_kept(kinds, counts, asked, tasks), max(packs) + _transient(kinds, counts, plan, seeds, tasks))
 
 
@@ -145,7 +146,7 @@ def _at_most(asked: Asked, plan: Plan, found: Pilot, workers: int) -> int:
     """More than a sweep can need: each task adds a whole state, and all its examples."""
     tasks = len(asked.benchmark.tasks)
     examples = max(len(task.train) for task in asked.benchmark.tasks) * prod(asked.benchmark.input_shape) * 4
-    states = 2 * plan.trials * (tasks if plan.keep.every_task else 1) + 4 * workers * plan.size + plan.trials
+    states = 2 * plan.trials * (tasks if plan.keep.every_task else 1) + (STATES + 3) * workers * plan.size + plan.trials
     return states * tasks * (found.bytes + examples)
 
 
