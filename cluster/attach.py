@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from cluster.auth import own_environment
-from cluster.nodes import LOOPBACK
 from cluster.supervise import Stopped, driver_command, signals, supervise
 from cluster.words import Retries, TokenFile, Words, check_sweep, read_words
 from sweeps.joining import check_joining
+from sweeps.on_ray import LOOPBACK
 from trackers.command import console_here, say, typed_command
 
 

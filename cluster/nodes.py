@@ -15,10 +15,8 @@ from pathlib import Path
 from clcore.errors import UserError
 from cluster import children
 from cluster.auth import new_token, token_environment
-from sweeps.on_ray import ENVIRONMENT
+from sweeps.on_ray import ENVIRONMENT, LOOPBACK
 
-#: Makes a head, or a driver, take 127.0.0.1 for its own address.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 NO_CLIENT = {"RAY_START_HOOK": "cluster.no_client.no_client_server"}
 WORKER = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # elsewhere than on Linux Ray wants to be asked
 #: Bytes of each node's object store; checkpoints go by files, so next to nothing is in it.

@@ -5,6 +5,7 @@ Tune's own state is never used again: a resumed sweep is a new ``fit`` over the 
 
 import logging
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ from sweeps.settings import Settings
 from sweeps.ship import runtime_env
 from sweeps.trainable import tune_pack
 
+MODE = "RAY_AUTH_MODE"
+#: Makes a head, or a driver, take 127.0.0.1 for its own address; told that address, Ray takes the machine's, and listens to all.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 #: What Ray and Tune read at import, so that they neither chatter nor write outside their folder.
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -41,7 +44,7 @@ JOINING = 5.0
 @contextmanager
 def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[None]:
     """A Ray of our own on loopback, or a connection to an existing one; its chatter goes to the log file."""
-    prepare_environment()
+    prepare_environment(settings.address)
     import ray
 
     _quiet(log_file)
@@ -53,7 +56,6 @@ def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[No
             ray.init(
                 address="local", num_cpus=workers * settings.cpus, num_gpus=_gpus(settings), include_dashboard=False,
                 log_to_driver=False, logging_level=logging.ERROR, object_store_memory=OBJECT_STORE, _temp_dir=folder,
-                _node_ip_address="127.0.0.1",
             )  # fmt: skip
         try:
             yield
@@ -61,9 +63,17 @@ def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[No
             ray.shutdown()
 
 
-def prepare_environment() -> None:
-    """Sets what Ray and Tune read at import, where the user has not; needed before either is imported."""
-    for key, value in ENVIRONMENT.items():
+def prepare_environment(address: str | None) -> None:
+    """Sets what Ray and Tune read at import, where the user has not; needed before either is imported.
+
+    Args:
+        address: of a cluster that is there already, whose owner says whether it wants a token. A Ray of our own obeys who knows
+            its token, which this process tells its own processes alone: everybody on this machine reaches its loopback.
+    """
+    own = {} if address else dict(LOOPBACK)
+    if MODE not in os.environ:
+        own |= {MODE: "disabled"} if address else {MODE: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for key, value in (own | ENVIRONMENT).items():
         os.environ.setdefault(key, value)
 
 

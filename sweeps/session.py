@@ -91,7 +91,7 @@ def _tracking(asked: Asked) -> Iterator[Callable[[], Any]]:
     with ThreadPoolExecutor(max_workers=1) as aside:
         ready = aside.submit(_publisher, asked)
         if asked.settings.executor == "ray":
-            prepare_environment()
+            prepare_environment(None)
             aside.submit(import_module, "sweeps.tune_hooks")  # Tune's import takes a second too
         yield ready.result
 
