@@ -40,6 +40,8 @@ class Extra:
 
 def kuberay(sweep: Sweep, machines: Machines, extra: Extra) -> str:
     """A RayJob with its volume and the script that its head runs."""
+    if sweep.outside:
+        raise UserError(f"{sweep.outside[0]} is not in the pods, which have the volume at {sweep.home} alone: put it below that.")
     shared = sweep.storage is None
     claim = "clsweep-shared" if shared else "clsweep-home"
     mount = f"                volumeMounts:\n                  - {{name: sweeps, mountPath: {in_yaml(sweep.home)}}}\n"
@@ -62,7 +64,7 @@ def kuberay(sweep: Sweep, machines: Machines, extra: Extra) -> str:
 def slurm(sweep: Sweep, machines: Machines, extra: Extra) -> str:
     """A batch script; with an image it needs the pyxis plugin."""
     image = shlex.quote(plain("--image", machines.image)) if machines.image else None
-    mounts = shlex.quote(f"{sweep.home}:{sweep.home}")
+    mounts = shlex.quote(",".join(f"{folder}:{folder}" for folder in (sweep.home, *sweep.outside)))
     seconds = round(extra.hours * 3600)
     found = "# python and ray are those that the nodes find; --setup COMMAND changes that"
     own = {
@@ -70,7 +72,7 @@ def slurm(sweep: Sweep, machines: Machines, extra: Extra) -> str:
         "time": f"{seconds // 86400}-{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}",
         "setup": plain("--setup", extra.setup) if extra.setup else found,
         "token_file": from_home(extra.token_file),
-        "container": f"\\\n        --container-image={image} --container-mounts={mounts} " if image else "",
+        "container": f"\\\n        --container-image={image} --container-mounts={mounts} --container-mount-home " if image else "",
         "home": shlex.quote(sweep.home),
         "words": in_shell(sweep.words, 8),
     }
@@ -83,7 +85,7 @@ def ray_up(sweep: Sweep, machines: Machines, extra: Extra) -> str:
         said = f"{len(extra.hosts)} named" if extra.hosts else "none named"
         raise UserError(f"--hosts: ray-up wants the head and {machines.workers} workers (--workers), the head first; {said}.")
     head, *others = (plain("--hosts", host) for host in extra.hosts)
-    options = ["--shm-size=512m", f"--volume={sweep.home}:{sweep.home}"]
+    options = ["--shm-size=512m", *(f"--volume={folder}:{folder}" for folder in (sweep.home, *sweep.outside))]
     note = "The shared volume, at the same path everywhere."
     if sweep.storage is not None:
         options.append("--env-file=/etc/clsweep.env")

@@ -54,12 +54,14 @@ class Sweep:
         words: of ``sweeps/run.py``.
         home: absolute path of the home folder, on a volume that outlives the machines.
         storage: URI of an object store for checkpoints; None: they are in the home, which all machines share.
+        outside: folders that its words name and that are not below the home.
     """
 
     name: str
     words: tuple[str, ...]
     home: str
     storage: str | None
+    outside: tuple[str, ...] = ()
 
     @property
     def job(self) -> str:
@@ -96,7 +98,7 @@ def sweep_of(words: Sequence[str] | None, machines: Machines, storage: str, home
     for field, option in OURS.items():
         if field in settings.model_fields_set:
             raise UserError(f"--{field.replace('_', '-')} does not go behind --: the file says it by {option} of render.")
-    _check_question(settings)
+    named = _check_question(settings)
     share = {} if machines.gpus == 0 or "gpus_per_trial" in settings.model_fields_set else {"gpus_per_trial": 1.0}
     machine = {"CPU": machines.cpus, "GPU": machines.gpus, "memory": machines.memory * GIB}
     room_for([machine], settings.model_copy(update=share))
@@ -104,11 +106,12 @@ def sweep_of(words: Sequence[str] | None, machines: Machines, storage: str, home
     said = [*(words or ()), *(["--gpus-per-trial", "1"] if share else [])]
     said += ["--name", settings.sweep_name()] if settings.name is None else []
     said += ["--home", place, *(["--storage", store] if store else []), "--tracking-uri", tracking(tracking_uri)]
-    return Sweep(settings.sweep_name(), tuple(said), place, store)
+    outside = sorted({folder for folder in named if not PurePosixPath(folder).is_relative_to(place)})
+    return Sweep(settings.sweep_name(), tuple(said), place, store, tuple(outside))
 
 
-def _check_question(settings: Settings) -> None:
-    """What can be known of a sweep without its data and its cluster."""
+def _check_question(settings: Settings) -> list[str]:
+    """What can be known of a sweep without its data and its cluster; the folders that it reads on the machines."""
     for registry, name in ((METHODS, settings.method), (BENCHMARKS, settings.benchmark), (NETWORKS, settings.network)):
         known = name.partition(":")[0] if registry is NETWORKS else name
         registry.get(known)
@@ -119,6 +122,7 @@ def _check_question(settings: Settings) -> None:
             raise UserError(f"{name} is on this machine: put it where all machines see it, and name it by its absolute path there.")
     find_space(settings)
     base_configuration(settings)
+    return [str(PurePosixPath(name).parent) if name.endswith((".py", ".toml")) else name for name in here]
 
 
 def _places(storage: str, home: str | None) -> tuple[str, str | None]:

@@ -202,10 +202,21 @@ def test_ray_up(rendered):
     check_call(write, "/shared/runs")
 
 
+def test_what_the_words_name_is_in_the_containers(rendered):
+    words = [*WORDS, "--data-dir", "/data/mnist"]
+    text = rendered("slurm", words=words)
+    assert "--container-mounts=/shared/runs:/shared/runs,/data/mnist:/data/mnist --container-mount-home" in text
+    options = yaml.safe_load(rendered("ray-up", *HOSTS, words=words))["docker"]["run_options"]
+    assert "--volume=/data/mnist:/data/mnist" in options
+    below = [*WORDS, "--data-dir", "/shared/runs/data"]
+    assert "/shared/runs/data:" not in rendered("slurm", words=below)
+    rendered("kuberay", words=below)
+
+
 @pytest.mark.parametrize("joined", [False, True])
 def test_what_is_typed_arrives_as_it_was(rendered, joined):
     """Quotes, dollars and colons of a word stay its own, in YAML and in the shell."""
-    option = ["--data-dir", "/shared/it's $HOME: `x` #'1'"]
+    option = ["--data-dir", "/shared/it's: here/it's $HOME: `x` #'1'"]
     words = [*WORDS, *(["=".join(option)] if joined else option)]
     places = ["--storage", "/shared/it's: here", *PLACES[2:]]
     for kind in ("kuberay", "ray-up", "slurm"):
@@ -275,6 +286,7 @@ REFUSED = {
     "data of this machine": (["slurm", *PLACES], [*WORDS, "--data-dir", "data"], "absolute path"),
     "more cores than there are": (["slurm", *PLACES], [*WORDS, "--cpus", "9"], "1 with 4 CPUs"),
     "GPUs that are not asked for": (["slurm", *PLACES], [*WORDS, "--gpus-per-trial", "1"], "0 GPUs"),
+    "data that no pod has": (["kuberay", *MACHINES, *PLACES], [*WORDS, "--data-dir", "/data"], "/data is not in the pods"),
     "a line that leaves its place": (["slurm", *PLACES], [*WORDS, "--data-dir", "/x\n- evil"], "one line of text"),
     "another line": (["kuberay", *MACHINES[:-1], "i\nx", *PLACES], WORDS, "one line of text"),
 }
