@@ -9,6 +9,7 @@ logged by ``MLflowLoggerCallback``. Needs the extra ``test`` (Ray, MLflow). Star
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -49,13 +50,14 @@ def theirs(options: argparse.Namespace, home: Path) -> list[str]:
 
 def plain_tune(options: argparse.Namespace) -> None:
     """Runs the grid as plain Ray Tune."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # keeps it on loopback; read at import
     import ray
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     home = Path(options.child)
     uri = f"sqlite:///{home / 'mlflow.db'}"
-    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=tempfile.mkdtemp(prefix="b", dir="/tmp"), log_to_driver=False)
+    ray.init(include_dashboard=False, _temp_dir=tempfile.mkdtemp(prefix="b", dir="/tmp"), log_to_driver=False)
     fixed = {"benchmark": options.benchmark, "tasks": options.tasks, "epochs": options.epochs, "data_dir": options.data_dir}
     space = {**fixed, "network": options.network, "smax": tune.grid_search(list(SMAX)), "c": tune.grid_search(list(C))}
     run = tune.RunConfig(
