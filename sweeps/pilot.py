@@ -1,8 +1,10 @@
 """The pilot: a few measured steps that say how many members a pack should have, and how long the sweep may take."""
 
 import json
+import logging
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from clcore.trainer import EVAL_BATCH
 from sweeps.resources import machine_bytes
 from sweeps.settings import digest
 from sweeps.trials import Pack, Trial
+
+log = logging.getLogger(__name__)
 
 SIZES = (1, 16, 64)
 #: Steps before the clock starts, and seconds that each size is measured for.
@@ -113,14 +117,26 @@ def _elsewhere(trial: Trial, most: int, like: Pack) -> Pilot:
 
 
 def _measured(trial: Trial, most: int, like: Pack) -> Pilot:
-    return measure_compiled(trial, most, like) if like.compiled else measure(trial, most, like)
+    how = measure_compiled if like.compiled else measure
+    try:
+        return how(trial, most, like)
+    except Exception:  # a method's own fault belongs to its trials, which are recorded
+        log.warning("the pilot measures the first task, since the second breaks", exc_info=True)
+        return how(trial, most, like, behind=lambda learner: learner)
 
 
-def measure(trial: Trial, most: int, like: Pack) -> Pilot:
-    """Times steps of packs of growing size and takes the size that costs least per member; 1 where packing pays too little."""
+def measure(trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Learner] = remembering) -> Pilot:
+    """Times steps of packs of growing size and takes the size that costs least per member; 1 where packing pays too little.
+
+    Args:
+        trial: like those to come.
+        most: members that a pack can have at most.
+        like: threads, device, data folder and whether steps are compiled.
+        behind: brings a learner to where steps are measured.
+    """
     torch.set_num_threads(like.threads)
     found: dict[int, Probe] = {}
-    earlier = _earlier(trial, like)
+    earlier = _earlier(trial, like, behind)
     for size in sorted({*(s for s in SIZES if s < most), most}):
         if found and size > _room(found[min(found)].bytes, like):
             break
@@ -132,13 +148,13 @@ def measure(trial: Trial, most: int, like: Pack) -> Pilot:
     return Pilot(size, times, found[size].validation / size, found[size].steps, found[size].bytes)
 
 
-def measure_compiled(trial: Trial, most: int, like: Pack) -> Pilot:
+def measure_compiled(trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Learner] = remembering) -> Pilot:
     """Times compiled steps, after compiling them, which takes seconds; ``compiled`` is false where that cannot be done.
 
-    On a CPU members are stepped one after the other, so one tells of all.
+    On a CPU members are stepped one after the other, so one tells of all. Arguments as for :func:`measure`.
     """
     torch.set_num_threads(like.threads)
-    earlier = _earlier(trial, like)
+    earlier = _earlier(trial, like, behind)
     if isinstance(earlier, StreamRun):
         return measure(trial, most, like)
     if like.device == "cpu":
@@ -153,10 +169,10 @@ def measure_compiled(trial: Trial, most: int, like: Pack) -> Pilot:
     return Pilot(most, {str(size): found.step}, found.validation / size, found.steps, found.bytes, works)
 
 
-def _earlier(trial: Trial, like: Pack) -> Learner | StreamRun:
+def _earlier(trial: Trial, like: Pack, behind: Callable[[Learner], Learner]) -> Learner | StreamRun:
     """A learner of one member with a task behind it, or a run over a stream, which has none."""
     learner = replace(like, trials=(trial,), compiled=False).learner()
-    return learner if isinstance(learner, StreamRun) else remembering(learner)
+    return learner if isinstance(learner, StreamRun) else behind(learner)
 
 
 def _probed(learner: Learner | StreamRun, earlier: Learner | StreamRun) -> Probe:
