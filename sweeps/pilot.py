@@ -121,7 +121,7 @@ def _measured(trial: Trial, most: int, like: Pack) -> Pilot:
     try:
         return how(trial, most, like)
     except Exception:  # a method's own fault belongs to its trials, which are recorded
-        log.warning("the pilot measures the first task, since the second breaks", exc_info=True)
+        log.info("the pilot measures the first task, since the second breaks", exc_info=True)
         return how(trial, most, like, behind=lambda learner: learner)
 
 
