@@ -73,7 +73,7 @@ class Needed:
         """What to type to run it by itself."""
         said = self.settings
         words = [*PROGRAM, "--method", said.method, "--space", said.space, "--home", str(said.home), "--name", said.sweep_name()]
-        words += typed_words(said, ("benchmark", "network", *CUT, "trials", "data_dir", "tracking_uri"))
+        words += typed_words(said, ("benchmark", "network", *CUT, "trials", "data_dir", "tracking_uri", "pack", "cpus", "compiled"))
         for key, value in said.assign.items():
             words += ["--set", f"{key}={value}"]
         words += ["--seeds", ",".join(map(str, said.seeds)) + ("," if len(said.seeds) == 1 else "")]
