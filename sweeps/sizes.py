@@ -1,12 +1,14 @@
 """How many bytes a sweep is going to write: a trial of each structure learns a few tasks, briefly, and is taken to grow on."""
 
 import json
+import math
 import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from clcore import checkpoint
 from clcore.disk import bytes_in, bytes_text, innermost
@@ -20,6 +22,7 @@ from sweeps.asked import Asked
 from sweeps.driver import STATES, TRIALS, Plan
 from sweeps.keeping import Retention
 from sweeps.pilot import Pilot
+from sweeps.settings import Settings
 from sweeps.trials import Configuration, Trial, with_values
 from trackers.artifacts import write_masks
 
@@ -121,7 +124,8 @@ def check_room(asked: Asked, plan: Plan, found: Pilot, workers: int) -> None:
     """
     settings = asked.settings
     free = shutil.disk_usage(innermost(settings.home)).free
-    if _at_most(asked, plan, found, workers) < free:
+    there = _free_in_storage(settings)
+    if _at_most(asked, plan, found, workers) < min(free, there):
         return
     wanted, written = need(asked, plan, workers), bytes_in(asked.folder / TRIALS)
     copies = 1 if settings.tracking.startswith("http") else 2
@@ -133,6 +137,18 @@ def check_room(asked: Asked, plan: Plan, found: Pilot, workers: int) -> None:
         raise UserError(
             f"--home {settings.home} has {bytes_text(free)} free, and this sweep needs about {bytes_text(total)} ({parts}): {less}."
         )
+    if wanted.checkpoints > there:
+        room = (
+            f"{bytes_text(int(there))} free, and this sweep needs about {bytes_text(wanted.checkpoints)} of checkpoints meanwhile"
+        )
+        raise UserError(f"--storage {settings.storage} has {room}: name another, or smaller packs (--pack).")
+
+
+def _free_in_storage(settings: Settings) -> float:
+    """Bytes free on the shared path that checkpoints go to; object stores do not tell, and without a storage the home has them."""
+    if settings.storage is None or not settings.storage.startswith("file:"):
+        return math.inf
+    return shutil.disk_usage(innermost(Path(unquote(urlsplit(settings.storage).path)))).free
 
 
 def disk_line(wanted: Need, asked: Asked) -> str:
