@@ -81,7 +81,7 @@ def probe(learner: Learner, earlier: Learner, warm_up: int, seconds: float) -> P
     batch_size = learner.training.batch_size
     batch = train.batch(torch.arange(min(batch_size, len(train)), device=train.device))
     now = replace(at, progress=0.5, consumed=0.5, stage=stage.name, epochs=learner.training.epochs)
-    step = _time_steps(lambda: run.step(batch, now), warm_up, seconds)
+    step = time_steps(lambda: run.step(batch, now), warm_up, seconds)
     begun = time.perf_counter()
     if check is not None:
         run.validate(at, check).tolist()
@@ -105,13 +105,25 @@ def _bytes(tensors: Tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _time_steps(step: Callable[[], None], warm_up: int, seconds: float) -> float:
+def time_steps(step: Callable[[], object], warm_up: int, seconds: float) -> float:
+    """Seconds of one call; those before the clock starts are not counted, and what a GPU still has to do is waited for.
+
+    Args:
+        step: what is timed.
+        warm_up: calls before the clock starts.
+        seconds: how long to measure, at least one call.
+    """
     for _ in range(warm_up):
         step()
+    _wait()
     begun, count = time.perf_counter(), 0
     while not count or time.perf_counter() - begun < seconds:
         step()
         count += 1
+    _wait()
+    return (time.perf_counter() - begun) / count
+
+
+def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / count

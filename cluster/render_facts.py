@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from clcore.benchmarks import BENCHMARKS
 from clcore.errors import BadValue, UserError
@@ -16,7 +16,7 @@ from cluster.words import read_words
 from sweeps.resources import GIB, room_for
 from sweeps.settings import Settings
 from sweeps.spaces import find_space
-from sweeps.storage import storage_uri
+from sweeps.storage import shared_path, storage_uri
 from sweeps.trials import base_configuration
 
 #: Options of a sweep that a rendered file sets by options of its own.
@@ -24,6 +24,8 @@ OURS = {"home": "--storage", "storage": "--storage", "tracking_uri": "--tracking
 #: Longest name of a Kubernetes job that KubeRay can derive its other names from.
 LONGEST = 40
 TRACKED = ("http", "https")
+#: How the name of a file that a sweep reads ends: a plug-in or a space.
+FILES = (".py", ".toml")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def sweep_of(words: Sequence[str] | None, machines: Machines, storage: str, home
     for field, option in OURS.items():
         if field in settings.model_fields_set:
             raise UserError(f"--{field.replace('_', '-')} does not go behind --: the file says it by {option} of render.")
-    named = _check_question(settings)
+    _check_question(settings)
     share = {} if machines.gpus == 0 or "gpus_per_trial" in settings.model_fields_set else {"gpus_per_trial": 1.0}
     machine = {"CPU": machines.cpus, "GPU": machines.gpus, "memory": machines.memory * GIB}
     room_for([machine], settings.model_copy(update=share))
@@ -106,32 +108,36 @@ def sweep_of(words: Sequence[str] | None, machines: Machines, storage: str, home
     said = [*(words or ()), *(["--gpus-per-trial", "1"] if share else [])]
     said += ["--name", settings.sweep_name()] if settings.name is None else []
     said += ["--home", place, *(["--storage", store] if store else []), "--tracking-uri", tracking(tracking_uri)]
-    outside = sorted({folder for folder in named if not PurePosixPath(folder).is_relative_to(place)})
+    folders = {path.parent if path.suffix in FILES else path for path in map(PurePosixPath, _named(settings))}
+    outside = sorted(str(folder) for folder in folders if not folder.is_relative_to(place))
     return Sweep(settings.sweep_name(), tuple(said), place, store, tuple(outside))
 
 
-def _check_question(settings: Settings) -> list[str]:
-    """What can be known of a sweep without its data and its cluster; the folders that it reads on the machines."""
+def _named(settings: Settings) -> list[str]:
+    """The files and folders that a sweep reads on the machines."""
+    names = (settings.method, settings.benchmark, settings.network.partition(":")[0], settings.space)
+    return [name for name in names if name.endswith(FILES)] + ([str(settings.data_dir)] if settings.data_dir else [])
+
+
+def _check_question(settings: Settings) -> None:
+    """What can be known of a sweep without its data and its cluster."""
     for registry, name in ((METHODS, settings.method), (BENCHMARKS, settings.benchmark), (NETWORKS, settings.network)):
         known = name.partition(":")[0] if registry is NETWORKS else name
         registry.get(known)
-    named = (settings.method, settings.benchmark, settings.network.partition(":")[0], settings.space)
-    here = [name for name in named if name.endswith((".py", ".toml"))] + ([str(settings.data_dir)] if settings.data_dir else [])
-    for name in here:
+    for name in _named(settings):
         if not PurePosixPath(name).is_absolute():
             raise UserError(f"{name} is on this machine: put it where all machines see it, and name it by its absolute path there.")
     find_space(settings)
     base_configuration(settings)
-    return [str(PurePosixPath(name).parent) if name.endswith((".py", ".toml")) else name for name in here]
 
 
 def _places(storage: str, home: str | None) -> tuple[str, str | None]:
     """Home, and the object store if it is one."""
     uri = storage_uri(plain("--storage", storage))
-    if uri.startswith("file:"):
+    if (path := shared_path(uri)) is not None:
         if home is not None:
             raise UserError("--home goes with an object store: on a shared path the home is the storage itself.")
-        return unquote(urlsplit(uri).path), None
+        return str(path), None
     if home is None:
         raise UserError(
             f"--storage {uri} keeps checkpoints; the journal needs --home too, a folder on a volume that outlives the machines."

@@ -16,22 +16,22 @@ from clcore import metrics
 from clcore.disk import wanting
 from clcore.errors import UserError
 from sweeps.boundary import Start, inherited, keep_boundaries
+from sweeps.elsewhere import finished_elsewhere
 from sweeps.keeping import Keeper, Retention
 from sweeps.search import Search
-from sweeps.storage import below, discard, found_at, name_of, opened
+from sweeps.states import States
+from sweeps.storage import below, found_at, name_of, opened
 from sweeps.trainable import MEMBERS, NOT_A_NUMBER, Payload
 from sweeps.trials import Configuration, Pack, Trial, make_packs, with_values
 from trackers.artifacts import write_fit, write_inference, write_matrix
 from trackers.journal import Journal, read
 from trackers.kept import write_config
-from trackers.record import JOURNAL, SweepRecord, load, replay
+from trackers.record import SweepRecord, replay
 from trackers.trial_record import TrialRecord
 
 log = logging.getLogger(__name__)
 
 TRIALS, HEARTBEATS, PACKS = "trials", "heartbeats", "packs"
-#: Checkpoints of a running pack that are kept: the newest reported, and the one before, until the executor knows the newest.
-STATES = 2
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Sweep:
         self.stopping: str | None = None
         self.environment: str | None = None
         self._numbers: dict[int, list[Trial]] = {}
-        self._states: dict[str, list[str]] = {}
+        self._states = States(folder)
         self._keeper = Keeper(folder, plan.keep)
 
     # -- what is next --------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Sweep:
             pack = replace(self.plan.like, trials=trials, **how)
             self.queue.append((pack, left.checkpoint or self._beginning(pack)))
             if left.checkpoint is not None:
-                self._states[left.pack] = [left.checkpoint]
+                self._states.put(left.pack, left.checkpoint)
                 # The driver may have died between the report and the copy; a damaged state is the pack's own matter.
                 with suppress(UserError):
                     self._keep_boundaries(pack, left.checkpoint_seen, found_at(left.checkpoint, self.folder))
@@ -255,7 +255,7 @@ class Sweep:
             self._fail(failed["trial"], pack, fault)
         if checkpoint is not None:
             self._keep_boundaries(self.running[pack], said["seen"], checkpoint)
-            self._supersede(pack, name_of(checkpoint, self.folder))
+            self._states.put(pack, name_of(checkpoint, self.folder))
         if said["seen"] == self.record.tasks:
             for member in said["members"]:
                 self._finish(member["trial"], pack, checkpoint)
@@ -266,22 +266,12 @@ class Sweep:
             with opened(checkpoint) as folder:
                 keep_boundaries(folder, self.folder / TRIALS, pack, self.record, seen)
 
-    def _supersede(self, pack: str, newest: str) -> None:
-        """Lets go of a pack's older checkpoints. Tune, told how many to keep, would write down all its trials each time."""
-        states = [state for state in self._states.get(pack, []) if state != newest] + [newest]
-        self._states[pack] = states[-STATES:]
-        self._discard(states[:-STATES])
-
-    def _discard(self, states: Iterable[str]) -> None:
-        for state in states:
-            discard(found_at(state, self.folder))
-
     def ended(self, pack: str, error: str | None = None) -> None:
         """A pack runs no more; ``error`` is what the executor says of one that broke."""
         self.running.pop(pack, None)
         if self.stopping is None and self.environment is None:
             self._fail_rest(pack, error or "the pack ended without finishing this trial", error)
-            self._discard(self._states.pop(pack, ()))
+            self._states.drop(pack)
         (self.folder / HEARTBEATS / f"{pack}.json").unlink(missing_ok=True)
 
     def _fail_rest(self, pack: str, reason: str, trace: str | None) -> None:
@@ -399,18 +389,3 @@ class Sweep:
 def score(trial: TrialRecord) -> float:
     """What a search may see of a trial: validation average accuracy after its last task, in [0, 1]."""
     return metrics.average_accuracy(trial.validation, trial.seen)
-
-
-def finished_elsewhere(folder: Path) -> dict[str, tuple[str, TrialRecord]]:
-    """Trial -> (sweep, record) of what the other sweeps of the same home have finished."""
-    found: dict[str, tuple[str, TrialRecord]] = {}
-    for journal in sorted(folder.parent.glob(f"*/{JOURNAL}")):
-        if journal.parent == folder:
-            continue
-        try:
-            record = load(journal.parent)
-        except UserError as error:  # what another sweep lost is no reason not to run this one
-            log.warning("nothing of %s is used: %s", journal.parent.name, error)
-            continue
-        found |= {t.trial: (record.name, t) for t in record.trials.values() if t.status == "done"}
-    return found

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from clcore import checkpoint
 from clcore.disk import bytes_in, bytes_text, innermost
@@ -19,10 +18,12 @@ from clcore.probe import BRIEF
 from clcore.quick import TASK_FREE
 from clcore.report import monitoring
 from sweeps.asked import Asked
-from sweeps.driver import STATES, TRIALS, Plan
+from sweeps.driver import TRIALS, Plan
 from sweeps.keeping import Retention
 from sweeps.pilot import Pilot
 from sweeps.settings import Settings
+from sweeps.states import STATES
+from sweeps.storage import shared_path
 from sweeps.trials import Configuration, Trial, with_values
 from trackers.artifacts import write_masks
 
@@ -146,9 +147,8 @@ def check_room(asked: Asked, plan: Plan, found: Pilot, workers: int) -> None:
 
 def _free_in_storage(settings: Settings) -> float:
     """Bytes free on the shared path that checkpoints go to; object stores do not tell, and without a storage the home has them."""
-    if settings.storage is None or not settings.storage.startswith("file:"):
-        return math.inf
-    return shutil.disk_usage(innermost(Path(unquote(urlsplit(settings.storage).path)))).free
+    path = shared_path(settings.storage) if settings.storage else None
+    return math.inf if path is None else shutil.disk_usage(innermost(path)).free
 
 
 def disk_line(wanted: Need, asked: Asked) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from clcore.disk import FULL
 from clcore.errors import BadValue, UserError
@@ -47,6 +47,12 @@ def storage_uri(value: str) -> str:
 def is_elsewhere(place: str) -> bool:
     """Whether a checkpoint of the journal is outside of the sweep's folder."""
     return "://" in place
+
+
+def shared_path(uri: str) -> Path | None:
+    """The path that a storage's URI names; None: it is an object store."""
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def name_of(checkpoint: Path | str, folder: Path) -> str:

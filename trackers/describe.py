@@ -61,8 +61,8 @@ def _outcome(record: SweepRecord, trial: TrialRecord) -> str:
     if trial.seen < 1:
         return ""
     found = final(trial)
-    figures = [f"{_percent(found.validation)} on validation data"] if math.isfinite(found.validation) else []
-    figures += [f"{_percent(found.test)} on test data", f"{_percent(found.forgetting)} forgotten"]
+    figures = [f"{percent(found.validation)} on validation data"] if math.isfinite(found.validation) else []
+    figures += [f"{percent(found.test)} on test data", f"{percent(found.forgetting)} forgotten"]
     cost = f"{_whole(found.bytes)} bytes to keep, {found.seconds:.1f} s of training"
     return f"**After {trial.seen} of {record.tasks} tasks:** {', '.join(figures)}; {cost}."
 
@@ -113,8 +113,8 @@ def _best(record: SweepRecord, finals: dict[str, Final] | None) -> str:
 def _best_row(rank: int, configuration: Configuration, keys: Sequence[str]) -> str:
     c = configuration
     name = f"{c.method} {choices_text(c.choices, keys)}".strip().replace("|", "\\|")
-    accuracies = [_percent(c.mean("validation"), c.spread("validation")), _percent(c.mean("test"), c.spread("test"))]
-    cells = [str(rank), name, str(len(c.finals)), *accuracies, _percent(c.mean("forgetting"))]
+    accuracies = [percent(c.mean("validation"), c.spread("validation")), percent(c.mean("test"), c.spread("test"))]
+    cells = [str(rank), name, str(len(c.finals)), *accuracies, percent(c.mean("forgetting"))]
     return "| " + " | ".join([*cells, _whole(c.mean("bytes")), f"{c.mean('seconds'):.1f}"]) + " |"
 
 
@@ -154,7 +154,8 @@ def _code(command: str) -> str:
     return f"`` {command} ``" if "`" in command else f"`{command}`"
 
 
-def _percent(value: float, spread: float = math.nan) -> str:
+def percent(value: float, spread: float = math.nan) -> str:
+    """A share in percent, ± a spread where one is known; a dash where it is not known."""
     if not math.isfinite(value):
         return "–"  # noqa: RUF001 - a dash in a table
     return f"{100 * value:z.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")

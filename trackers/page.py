@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trackers.artifacts import write_text
 from trackers.cost import cost
-from trackers.describe import duration, state
+from trackers.describe import duration, percent, state
 from trackers.labels import choices_text, chosen, show, varying_in
 from trackers.page_html import Html, document, element, join, pictures, section, table
 from trackers.pictures_all import BEST
@@ -120,11 +120,11 @@ def _won(folder: Path, record: SweepRecord, told: Told) -> Html:
     best = told.found[0]
     named = choices_text(best.choices, varying_in(record)) or best.method
     seeds = f" (mean of {len(best.finals)} seeds)" if len(best.finals) > 1 else ""
-    validation = _percent(best.mean("validation"), best.spread("validation"))
+    validation = percent(best.mean("validation"), best.spread("validation"))
     sentence = join(
         element("strong", named),
-        f", with {validation} on validation data, {_percent(best.mean('test'), best.spread('test'))} on test data and ",
-        f"{_percent(best.mean('forgetting'))} forgotten{seeds}. ",
+        f", with {validation} on validation data, {percent(best.mean('test'), best.spread('test'))} on test data and ",
+        f"{percent(best.mean('forgetting'))} forgotten{seeds}. ",
         "Ranked on validation data alone."
         if math.isfinite(best.rank_key)
         else "There is no validation data, so nothing is ranked.",
@@ -155,9 +155,9 @@ def _row(c: Configuration, keys: Sequence[str]) -> list[object]:
     return [
         *(show(c.choices[key]) if key in c.choices else _NO for key in keys),
         len(c.finals),
-        _percent(c.mean("validation"), c.spread("validation")),
-        _percent(c.mean("test"), c.spread("test")),
-        _percent(c.mean("forgetting")),
+        percent(c.mean("validation"), c.spread("validation")),
+        percent(c.mean("test"), c.spread("test")),
+        percent(c.mean("forgetting")),
         f"{c.mean('bytes') / 1000:,.1f}" if math.isfinite(c.mean("bytes")) else _NO,
         f"{c.mean('seconds'):.1f}",
     ]
@@ -233,9 +233,3 @@ def _repeat(record: SweepRecord, repeat: str | None) -> Html:
 def _pictures(folder: Path, prefix: str, known: Mapping[str, str]) -> Html:
     found = [(folder / f"{prefix}{name}.png", words) for name, words in known.items()]
     return pictures([(path, words, path.stem == _BROAD) for path, words in found if path.is_file()])
-
-
-def _percent(value: float, spread: float = math.nan) -> str:
-    if not math.isfinite(value):
-        return _NO
-    return f"{100 * value:z.1f} %" + (f" ± {100 * spread:.1f}" if math.isfinite(spread) else "")

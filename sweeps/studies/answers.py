@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clcore import metrics
 from clcore.errors import UserError
-from sweeps.driver import finished_elsewhere
+from sweeps.elsewhere import finished_elsewhere
 from sweeps.studies.plan import STUDIES, Needed
 from sweeps.trials import Trial
 from trackers.record import JOURNAL, SweepRecord, load

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from clcore import networks
 from clcore.benchmarks import Benchmark, Split, Task
 from clcore.errors import UserError
 from clcore.methods import METHODS
-from clcore.probe import probe, remembering
+from clcore.probe import probe, remembering, time_steps
 from clcore.quick import make_learner, network_options
 from clcore.recorded import Recorder
 
@@ -35,7 +34,7 @@ MEMBERS = (1, 4, 16, 64, 256)
 MODES = ("plain", "recorded", "compiled")
 #: More steps than are ever timed.
 NEVER = 10**9
-EXAMPLES, BATCH = 640, 64
+EXAMPLES, BATCH, WARM_UP = 640, 64, 5
 MOST_SECONDS = 20.0
 #: Share of the device's memory that a pack's tensors may take.
 MOST_MEMORY = 0.33
@@ -67,29 +66,10 @@ def measure(method: str, network: str, members: int, mode: str, options: argpars
     learner = make_learner(method, [{}] * members, benchmark, net, settings, compiled=mode == "compiled")
     if mode == "plain":
         learner.compiler = Recorder(patience=NEVER)
-    found = probe(learner, earlier, warm_up=5, seconds=options.seconds).step
+    found = probe(learner, earlier, warm_up=WARM_UP, seconds=options.seconds).step
     if mode == "compiled" and learner.compiler.failed:
         raise UserError(learner.compiler.failed)
     return found
-
-
-def timed(step, seconds: float) -> float:
-    """Seconds of a call."""
-    for _ in range(5):
-        step()
-    wait()
-    begun, count = time.perf_counter(), 0
-    while not count or time.perf_counter() - begun < seconds:
-        step()
-        count += 1
-    wait()
-    return (time.perf_counter() - begun) / count
-
-
-def wait() -> None:
-    """Until a GPU has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def memory_of(device: str) -> int:
@@ -113,7 +93,7 @@ def plain_sgd(network: str, options: argparse.Namespace) -> float:
         F.cross_entropy(net(images), labels).backward()
         optimizer.step()
 
-    return timed(step, options.seconds)
+    return time_steps(step, WARM_UP, options.seconds)
 
 
 def authors_hat(network: str, options: argparse.Namespace) -> tuple[float, float] | None:
@@ -124,9 +104,8 @@ def authors_hat(network: str, options: argparse.Namespace) -> tuple[float, float
     trainer = Trainer(Net(784, widths, (10,) * 10), 400.0, 0.75, 0.05)
     images, labels = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
     trainer.close(0)
-    return timed(lambda: trainer.step(1, images, labels, 0.5), options.seconds), timed(
-        lambda: trainer.evaluate(1, images, labels), options.seconds
-    )
+    step = time_steps(lambda: trainer.step(1, images, labels, 0.5), WARM_UP, options.seconds)
+    return step, time_steps(lambda: trainer.evaluate(1, images, labels), WARM_UP, options.seconds)
 
 
 def cells(method: str, network: str, options: argparse.Namespace) -> dict[str, float | str]:

@@ -129,10 +129,17 @@ class Generator:
 
     def factors(self, theta: Tensors, embeddings: Tensor) -> Factors:
         """The generated weights of several embeddings, shape [n, embedding], not multiplied out."""
+        return Factors(self.last_layer(theta), self.feeding(theta, embeddings))
+
+    def last_layer(self, theta: Tensors) -> Tensor:
+        """The factor that all embeddings share: ``Factors.layer``."""
         name = self._name(len(self.layers))
+        return torch.cat([theta[f"{name}.weight"], theta[f"{name}.bias"][:, None]], 1)
+
+    def feeding(self, theta: Tensors, embeddings: Tensor) -> Tensor:
+        """The factor that each embedding, shape [n, embedding], has of its own: ``Factors.hidden``."""
         hidden = self.hidden(theta, embeddings)
-        layer = torch.cat([theta[f"{name}.weight"], theta[f"{name}.bias"][:, None]], 1)
-        return Factors(layer, torch.cat([hidden, torch.ones_like(hidden[..., :1])], -1))
+        return torch.cat([hidden, torch.ones_like(hidden[..., :1])], -1)
 
     def _name(self, index: int) -> str:
         return f"{THETA}hidden.{index}" if index < len(self.layers) else f"{THETA}output"

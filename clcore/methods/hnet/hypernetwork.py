@@ -5,6 +5,7 @@ The classifier's hypernetwork and the one of the replay model's decoder are two 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -73,15 +74,15 @@ class Hypernetwork:
         tasks = self.learned(memory)
         if tasks == 0:
             return {}
-        embeddings = self._embeddings(memory, tasks)
-        then = self.generator.factors(self._theta(memory), embeddings[: self._tasks_at_a_time])
-        result = {"layer": then.layer, "embeddings": embeddings}
+        embeddings, theta = self._embeddings(memory, tasks), self._theta(memory)
+        layer = self.generator.last_layer(theta)
+        result = {"layer": layer, "embeddings": embeddings}
         if tasks <= self._tasks_at_a_time:
-            result["hidden"] = then.hidden
+            result["hidden"] = self.generator.feeding(theta, embeddings)
         if self.form == "delta-gram":
-            result["gram"] = then.layer.T @ then.layer
+            result["gram"] = layer.T @ layer
         if self.held.positions is not None:
-            result["positions"] = self.held.positions[:tasks].to(then.layer.device)
+            result["positions"] = self.held.positions[:tasks].to(layer.device)
         return {self._derived(name): tensor for name, tensor in result.items()}
 
     def hold(
@@ -111,7 +112,7 @@ class Hypernetwork:
         parts = _parts(tasks if drawn is None else self.subset, self._tasks_at_a_time)
         total: Tensors = {}
         for part, share in parts:
-            found = grad(lambda theta: self.penalty(theta, memory, part if drawn is None else drawn[part]))(moved)  # noqa: B023 - called at once
+            found = grad(partial(self.penalty, memory=memory, chosen=part if drawn is None else drawn[part]))(moved)
             total = {name: value * share + total.get(name, 0) for name, value in found.items()}
         return total
 
@@ -134,9 +135,12 @@ class Hypernetwork:
 
     def _before(self, memory: Tensors, chosen: Tensor | slice) -> Factors:
         """The old tasks' weights as they were; of many tasks not all at once are kept, but worked out again from theta*."""
-        if (hidden := memory.get(self._derived("hidden"))) is not None:
-            return Factors(memory[self._derived("layer")], hidden[chosen])
-        return self.generator.factors(self._theta(memory), memory[self._derived("embeddings")][chosen])
+        kept = memory.get(self._derived("hidden"))
+        if kept is None:
+            hidden = self.generator.feeding(self._theta(memory), memory[self._derived("embeddings")][chosen])
+        else:
+            hidden = kept[chosen]
+        return Factors(memory[self._derived("layer")], hidden)
 
     @property
     def _tasks_at_a_time(self) -> int:
