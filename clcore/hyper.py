@@ -28,6 +28,7 @@ class Knob:
         grid: its values in ``--space grid``; empty where the grid leaves it at its default.
         search: (low, high) of the sampled spaces; None where they leave it at its default.
         log: whether it is sampled on a logarithmic scale.
+        levels: values that a study of it takes where it has neither grid nor search: most people never vary it.
     """
 
     help: str
@@ -40,6 +41,7 @@ class Knob:
     grid: tuple[Any, ...] = ()
     search: tuple[float, float] | None = None
     log: bool = False
+    levels: tuple[Any, ...] = ()
 
     def allowed(self, kind: type) -> str:
         """The allowed values in words."""

@@ -33,20 +33,29 @@ def show_all(console: Console) -> None:
 
 
 def show_method(console: Console, method: str) -> None:
-    """Every key that ``--set`` reaches for a method: default, allowed values, grid, source."""
+    """Every key that ``--set`` reaches for a method: default, allowed values, grid, range, source."""
     for title, declaration in (
         (f"Hyperparameters of {method}", METHODS.get(method).Hyper),
         ("Training", Training),
         ("Benchmark and network", Surroundings),
     ):
-        table = Table("key", "default", "allowed", "grid", "what it does", "source", title=title, title_justify="left")
+        table = Table("key", "default", "allowed", "grid; range", "what it does", "source", title=title, title_justify="left")
         for name, facts in hyper.knobs(declaration).items():
             kind, _ = hyper.field_type(declaration, name)
-            grid = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in facts.grid)
             default = str(hyper.defaults(declaration)[name])
-            table.add_row(name, default, facts.allowed(kind), grid, facts.help, facts.source)
+            table.add_row(name, default, facts.allowed(kind), _tried(facts), facts.help, facts.source)
         if table.row_count:
             console.print(table, highlight=False)
+    console.print("In brackets: the built-in spaces leave the key alone; sweeps/study.py robustness --knobs takes these values.")
+
+
+def _tried(facts: hyper.Knob) -> str:
+    """Values of the built-in spaces, or in brackets those of a study."""
+    listed = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in facts.grid or facts.levels)
+    parts = [f"({listed})" if facts.levels else listed]
+    if facts.search is not None:
+        parts.append("{:g} to {:g}".format(*facts.search) + (", log" if facts.log else ""))
+    return "; ".join(part for part in parts if part)
 
 
 _SPACES = {

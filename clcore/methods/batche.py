@@ -45,7 +45,11 @@ class BatchEHyper:
         choices=("entropy", "confidence"), source="SupSup, App. C",
     )  # fmt: skip
     images: int = knob(
-        1, "of the examples that share a task, how many are looked at to find it", low=1, source="SupSup, App. C: 16 are enough"
+        1,
+        "of the examples that share a task, how many are looked at to find it",
+        low=1,
+        source="SupSup, App. C: 16 are enough",
+        levels=(1, 4, 16, 64),
     )
     infer_batch: int = knob(1, "how many test examples in a row share a task", low=1, source="SupSup, App. C: all that are seen")
 

@@ -32,14 +32,22 @@ class PathNetHyper:
     """Hyperparameters of PathNet."""
 
     modules: int = knob(
-        10, "modules a layer, M; widths are multiples of it", low=2, source="PathNet, 2.4: 10; 2.5: 20; HAT's code: 16"
+        10,
+        "modules a layer, M; widths are multiples of it",
+        low=2,
+        source="PathNet, 2.4: 10; 2.5: 20; HAT's code: 16",
+        levels=(5, 10, 20),
     )
-    active: int = knob(3, "modules of each layer that a path goes through, N", low=1, source="PathNet, 2.4: 3; HAT's code: 3")
+    active: int = knob(
+        3, "modules of each layer that a path goes through, N", low=1, source="PathNet, 2.4: 3; HAT's code: 3", levels=(1, 2, 3, 5)
+    )
     generations: int = knob(
         20, "tournaments a task; afterwards the winner is trained alone", low=1, source="HAT's code: 20 of 5 to 200",
-        grid=(5, 10, 20, 50),
+        grid=(5, 10, 20, 50, 100, 200),
     )  # fmt: skip
-    turn_epochs: int = knob(2, "epochs that an individual is trained in each generation", low=1, source="resolved here")
+    turn_epochs: int = knob(
+        2, "epochs that an individual is trained in each generation", low=1, source="resolved here", levels=(1, 2, 5)
+    )
 
 
 class PathNet(Method):

@@ -64,11 +64,17 @@ class TFMHyper:
     search_growth: bool = knob(False, "choose width and growth per task on validation", source="TFM, section 4.1")
     margin: float = knob(
         0.015, "accuracy a smaller candidate may lose (fraction, absolute)", low=0, high=1,
-        source="TFM, section 4.1: .015 Tiny ImageNet, .001 fine-grained",
+        source="TFM, section 4.1: .015 Tiny ImageNet, .001 fine-grained", levels=(0.0, 0.001, 0.005, 0.015, 0.05),
     )  # fmt: skip
     retrain: bool = knob(False, "learn the task once more with the chosen growth", source="TFM, section 4.1")
     cap: float = knob(
-        1.0, "largest total width, as a fraction of the full network", low=0.01, high=1, packed=True, source="TFM, 4.1"
+        1.0,
+        "largest total width, as a fraction of the full network",
+        low=0.01,
+        high=1,
+        packed=True,
+        source="TFM, 4.1",
+        levels=(0.5, 0.75, 1.0),
     )
     new_columns: str = knob(
         "default",

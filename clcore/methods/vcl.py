@@ -28,9 +28,9 @@ class VCLHyper:
     )  # fmt: skip
     log_variance: float = knob(
         -6.0, "logarithm of the variance that each weight has at first", packed=True, low=-30, high=5,
-        source="VCL's code: -6; a variance of 1e-6 would be -13.8",
+        source="VCL's code: -6; a variance of 1e-6 would be -13.8", levels=(-13.8, -10.0, -6.0, -3.0),
     )  # fmt: skip
-    samples: int = knob(10, "networks drawn at each step", low=1, source="VCL's code: 10")
+    samples: int = knob(10, "networks drawn at each step", low=1, source="VCL's code: 10", levels=(1, 3, 10, 30))
 
 
 class VCL(Method):

@@ -20,17 +20,15 @@ NAMED: dict[str, tuple[str, str]] = {
     "hnet": ("beta_output", "chunk"),
     "hnet-r": ("replay_beta", "replay_share"),
 }
-#: What makes a method's network smaller (HAT, Fig. 7; HNET, Fig. 3b), with values where the method declares none.
-SHRINKING: dict[str, dict[str, tuple[Any, ...]]] = {
-    "hat": {"c": ()},
-    "tfm": {"p1": (), "growth": ()},
-    "rmn": {"lambda_l1": ()},
-    "supsup": {"density": ()},
-    "hnet": {"compression": (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)},
+#: What makes a method's network smaller (HAT, Fig. 7; HNET, Fig. 3b).
+SHRINKING: dict[str, tuple[str, ...]] = {
+    "hat": ("c",),
+    "tfm": ("p1", "growth"),
+    "rmn": ("lambda_l1",),
+    "supsup": ("density",),
+    "hnet": ("compression",),
 }
-#: Values of knobs that declare neither grid nor range.
-_LISTED: dict[tuple[str, str], tuple[Any, ...]] = {("hnet", "chunk"): (None, 500, 1000, 4000, 8000, 16000)}
-#: A knob without grid and range is varied by this factor to both sides (a learning rate).
+#: A knob without grid, levels and range is varied by this factor to both sides (a learning rate).
 _FACTOR = 10.0
 MOST_LEVELS = 20
 
@@ -64,8 +62,8 @@ def named_knobs(method: str, asked: Sequence[str] | None) -> tuple[str, ...]:
 def levels(method: str, name: str, count: int, assign: Mapping[str, str]) -> tuple[Any, ...]:
     """``count`` values of a knob in ascending order, its default (or the value of ``--set``) among them.
 
-    They are taken evenly from the knob's grid where that has as many, otherwise from its range; a learning rate, which has neither,
-    is varied by a factor of ten to both sides.
+    They are taken evenly from the knob's grid (or its levels) where that has as many, otherwise from its range; a learning rate,
+    which has none of them, is varied by a factor of ten to both sides.
 
     Raises:
         BadValue: a knob that is a truth value or a word and has fewer values, or too many are asked for.
@@ -75,7 +73,7 @@ def levels(method: str, name: str, count: int, assign: Mapping[str, str]) -> tup
     default = starting_value(method, name, assign)
     if not 1 <= count <= MOST_LEVELS:
         raise BadValue("--cells", count, f"from 1 to {MOST_LEVELS} values of a knob")
-    listed = _LISTED.get((method, name)) or facts.grid or ((False, True) if kind is bool else facts.choices)
+    listed = facts.grid or facts.levels or ((False, True) if kind is bool else facts.choices)
     if len(listed) >= count:
         return picked(listed if default in listed else ordered([*listed, default]), count, default)
     if kind not in (int, float) or default is None:
@@ -131,6 +129,8 @@ def _example(method: str) -> str:
 def _range(facts: hyper.Knob, default: float) -> tuple[float, float, bool]:
     if facts.search is not None:
         return (*facts.search, facts.log and facts.search[0] > 0)
+    if facts.levels:
+        return facts.levels[0], facts.levels[-1], facts.levels[0] > 0
     if default <= 0:
         return 0.0, 1.0, False
     low, high = default / _FACTOR, default * _FACTOR

@@ -7,10 +7,12 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from clcore import hyper
 from clcore.errors import BadValue, UnknownName, UserError
+from clcore.methods import METHODS
 from sweeps.spaces import DEFAULT_TRIALS
 from sweeps.studies.answers import Answers
-from sweeps.studies.knobs import MOST_LEVELS, SHRINKING, levels, ordered, picked, starting_value, tuning_ranges
+from sweeps.studies.knobs import MOST_LEVELS, SHRINKING, levels, ordered, starting_value, tuning_ranges
 from sweeps.studies.options import Common
 from sweeps.studies.plan import Needed, Study, needed, space_file
 from sweeps.studies.report import Report
@@ -54,14 +56,10 @@ class Compression:
     def _grid(self, method: str) -> dict[str, tuple[Any, ...]]:
         if self.trials is not None:
             return {}
-        own, knobs = self.common.own(method), SHRINKING.get(method, {})
-        knobs = {name: listed for name, listed in knobs.items() if name not in own}
-        count = self.count if len(knobs) < 2 else max(2, round(sqrt(self.count)) + 1)
-        found = {}
-        for name, listed in knobs.items():
-            default = starting_value(method, name, own)
-            found[name] = picked(listed, count, default) if listed else levels(method, name, count, own)
-        return found
+        own = self.common.own(method)
+        names = [name for name in SHRINKING.get(method, ()) if name not in own]
+        count = self.count if len(names) < 2 else max(2, round(sqrt(self.count)) + 1)
+        return {name: levels(method, name, count, own) for name in names}
 
     def default(self, method: str) -> dict[str, Any]:
         """The values of a method's knobs where the user says nothing."""
@@ -87,7 +85,8 @@ class Compression:
     def _ranges(self, method: str) -> dict[str, Any]:
         """What NSGA-II varies: all that the method declares ranges for, its rate, and what makes it small."""
         own = self.common.own(method)
-        listed = {name: [*values] for name, values in SHRINKING.get(method, {}).items() if values}
+        declared = hyper.knobs(METHODS.get(method).Hyper)
+        listed = {name: [*found] for name in SHRINKING.get(method, ()) if (found := declared[name].levels)}
         return {name: value for name, value in {**tuning_ranges(method, own), **listed}.items() if name not in own}
 
     def _alone(self) -> list[Needed]:

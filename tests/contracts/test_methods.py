@@ -43,9 +43,12 @@ def test_a_method_is_declared_in_full(name):
     defaults = hyper.defaults(method.Hyper)
     assert set(hyper.knobs(method.Hyper)) == set(defaults)
     assert hyper.build(method.Hyper, defaults) == method.Hyper()
-    for knob in hyper.knobs(method.Hyper).values():
+    for field, knob in hyper.knobs(method.Hyper).items():
         assert knob.help
         assert knob.source
+        tried = [*knob.grid, *knob.levels, *(knob.search or ())]
+        assert [hyper.convert(method.Hyper, field, value) for value in tried] == tried
+        assert not knob.levels or (defaults[field] in knob.levels and not knob.grid and not knob.search)
     for field in hyper.packed_names(method.Hyper):
         assert hyper.field_type(method.Hyper, field)[0] in (float, int, bool)
 

@@ -34,6 +34,8 @@ def test_levels_are_the_papers_where_they_are_enough():
     assert knobs.levels("hat", "c", 3, {"c": "3.3"}) == (0.1, 1.0, 3.3)  # what --set says is a level too
     assert knobs.levels("supsup", "lr", 3, {}) == (1e-05, 0.0001, 0.001)  # a factor of ten to both sides
     assert knobs.levels("hnet", "chunk", 3, {}) == (None, 1000, 16000)
+    assert knobs.levels("gem", "stored", 3, {}) == (64, 256, 1024)
+    assert knobs.levels("gem", "stored", 7, {}) == (64, 100, 160, 256, 410, 650, 1000)  # more than are listed: by 1.59, two digits
 
 
 def test_wrong_knobs_name_the_nearest():

@@ -29,7 +29,14 @@ class DENHyper:
         0.01, "mu, sparsity of all that is trained", low=0, packed=True, source="DEN, eq. 2, 3 and 5; DEN's code: 1e-5 a step",
         grid=(0.001, 0.01, 0.1), search=(1e-4, 0.1), log=True,
     )  # fmt: skip
-    l2: float = knob(1e-4, "weight decay of all that is trained", low=0, packed=True, source="DEN, eq. 4; DEN's code: 1e-4")
+    l2: float = knob(
+        1e-4,
+        "weight decay of all that is trained",
+        low=0,
+        packed=True,
+        source="DEN, eq. 4; DEN's code: 1e-4",
+        levels=(0.0, 1e-5, 1e-4, 1e-3),
+    )
     group: float = knob(
         1.0, "gamma, group sparsity of new units", low=0, packed=True, source="DEN, eq. 5; DEN's code: 1e-3 a step",
         search=(0.01, 10), log=True,

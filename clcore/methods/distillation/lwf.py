@@ -27,7 +27,13 @@ class LwFHyper:
         "each", "what is an answer: each old head's, or all old outputs together (FACIL); shared heads give one",
         choices=("each", "together"), source="LwF, section 3",
     )  # fmt: skip
-    epsilon: float = knob(0.0, "added to an answer's probabilities before the logarithm", low=0, source="LwF: 0; HAT's code: 1e-5")
+    epsilon: float = knob(
+        0.0,
+        "added to an answer's probabilities before the logarithm",
+        low=0,
+        source="LwF: 0; HAT's code: 1e-5",
+        levels=(0.0, 1e-5, 1e-3),
+    )
     warm_up: bool = knob(
         False, "a new head is first trained alone, for as long as the task itself", source="LwF, figure 3: yes; HAT's code: no"
     )

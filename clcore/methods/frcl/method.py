@@ -35,19 +35,30 @@ class FRCLHyper:
         1.0, "variance of the last layer's weights before a task, whose mean is 0", low=1e-6, packed=True,
         source="FRCL's code: 1; here: grid and range", grid=(0.1, 1.0, 10.0), search=(1e-2, 100), log=True,
     )  # fmt: skip
-    inducing: int = knob(200, "inducing points of each task", low=1, source="FRCL's code: 200 for permuted MNIST")
+    inducing: int = knob(
+        200, "inducing points of each task", low=1, source="FRCL's code: 200 for permuted MNIST", levels=(20, 50, 100, 200, 400)
+    )
     select: str = knob(
         "trace", "inducing points: those that determine the function best, or random ones", choices=("trace", "random"),
         source="FRCL, eq. 6; code",
     )  # fmt: skip
-    swaps: int = knob(1000, "examples tried in the place of an inducing point", low=0, source="FRCL's code: 1000")
+    swaps: int = knob(
+        1000, "examples tried in the place of an inducing point", low=0, source="FRCL's code: 1000", levels=(0, 100, 1000, 10000)
+    )
     likelihood: str = knob(
         "softmax", "of labels: softmax, by drawn function values, or the largest output but for a slip, by quadrature",
         choices=("softmax", "robustmax"), source="FRCL's code: robustmax; here: softmax, whose outputs say how sure they are",
     )  # fmt: skip
-    samples: int = knob(20, "function values drawn for each example of a step (softmax)", low=1, source="here: 20")
+    samples: int = knob(
+        20, "function values drawn for each example of a step (softmax)", low=1, source="here: 20", levels=(1, 5, 20, 50)
+    )
     jitter: float = knob(
-        1e-3, "variance of the noise of function values at inducing points", low=1e-9, packed=True, source="FRCL's code: 1e-3"
+        1e-3,
+        "variance of the noise of function values at inducing points",
+        low=1e-9,
+        packed=True,
+        source="FRCL's code: 1e-3",
+        levels=(1e-5, 1e-4, 1e-3, 1e-2),
     )
 
 

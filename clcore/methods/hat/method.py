@@ -35,7 +35,9 @@ class HATHyper:
         grid=(0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0), search=(0.01, 4), log=True,
     )  # fmt: skip
     schedule: str = knob("code", "annealing of s within an epoch", choices=gates.SCHEDULES, source="HAT, eq. 3; D.2")
-    anneal_beta: float = knob(0.5, "factor of the tan-beta annealing", low=0, packed=True, source="HAT, D.2: beta < 1")
+    anneal_beta: float = knob(
+        0.5, "factor of the tan-beta annealing", low=0, packed=True, source="HAT, D.2: beta < 1", levels=(0.1, 0.3, 0.5, 0.8)
+    )
     compensation: str = knob(
         "reference",
         "gradient compensation of the embeddings",
@@ -48,20 +50,37 @@ class HATHyper:
         low=0,
         packed=True,
         source="HAT, D.1",
+        levels=(0.1, 0.3, 1.0, 3.0, 10.0),
     )
     gate: str = knob("sigmoid", "gate function", choices=gates.GATES, source="HAT, eq. 1; D.3")
-    gate_range: float = knob(6.0, "valid range r of the clamped-linear gate", low=1e-3, packed=True, source="HAT, D.3")
+    gate_range: float = knob(
+        6.0, "valid range r of the clamped-linear gate", low=1e-3, packed=True, source="HAT, D.3", levels=(3.0, 6.0, 12.0)
+    )
     cumulative: str = knob("max", "how attention accumulates over tasks", choices=gates.CUMULATIVE, source="HAT, section 2.3; D.4")
-    kappa: float = knob(0.99, "decay of the decayed rule", low=0, high=1, packed=True, source="HAT, D.4: .9 or .99")
+    kappa: float = knob(
+        0.99, "decay of the decayed rule", low=0, high=1, packed=True, source="HAT, D.4: .9 or .99", levels=(0.9, 0.99, 1.0)
+    )
     regulariser: str = knob("weighted", "sparsity term", choices=gates.REGULARISERS, source="HAT, eq. 5; D.6")
     embedding_init: str = knob("normal", "N(shift, 1) or U(0, width)", choices=("normal", "uniform"), source="HAT, D.5")
-    embedding_shift: float = knob(0.0, "mean of the normal initialisation", packed=True, source="HAT, D.5: .5 to 2")
+    embedding_shift: float = knob(
+        0.0, "mean of the normal initialisation", packed=True, source="HAT, D.5: .5 to 2", levels=(0.0, 0.5, 1.0, 2.0)
+    )
     embedding_width: float = knob(
-        2.0, "upper end of the uniform initialisation (compression: 2)", low=0, packed=True, source="HAT, section 4.4; D.5"
+        2.0,
+        "upper end of the uniform initialisation (compression: 2)",
+        low=0,
+        packed=True,
+        source="HAT, section 4.4; D.5",
+        levels=(1.0, 2.0, 4.0, 6.0),
     )
     binarize: bool = knob(False, "gates at test are 1 where e > 0: no forgetting at all", source="resolved here")
     s_eval_factor: float = knob(
-        1.0, "slope at test / smax (compression in HAT's code: 1e4)", low=1, packed=True, source="HAT's code"
+        1.0,
+        "slope at test / smax (compression in HAT's code: 1e4)",
+        low=1,
+        packed=True,
+        source="HAT's code",
+        levels=(1.0, 10.0, 100.0, 10000.0),
     )
     input_attention: bool = knob(False, "gates on the input too", source="HAT, D.7")
 

@@ -16,17 +16,25 @@ class HypernetworkKnobs:
         "elu", "after each hidden layer; its code has relu for the classifier of split MNIST, which is the steadier there",
         choices=tuple(ACTIVATIONS), source="HNET, appendix C",
     )  # fmt: skip
-    embedding_size: int = knob(24, "numbers in a task's embedding", low=1, source="HNET, appendix C: 8 to 128")
-    chunk_embedding_size: int = knob(8, "numbers in a chunk's embedding", low=1, source="HNET, appendix C: 8 to 128")
+    embedding_size: int = knob(
+        24, "numbers in a task's embedding", low=1, source="HNET, appendix C: 8 to 128", levels=(8, 12, 24, 36, 62, 96, 128)
+    )
+    chunk_embedding_size: int = knob(
+        8, "numbers in a chunk's embedding", low=1, source="HNET, appendix C: 8 to 128", levels=(8, 12, 24, 36, 62, 96, 128)
+    )
     compression: float = knob(
         1.0, "most numbers stored, as a fraction of the generated weights (where the chunk is none); or the fewest layers allow",
         low=1e-6,
-        source="HNET, appendix C: no more than the target network has",
+        source="HNET, appendix C: no more than the target network has", levels=(0.05, 0.1, 0.2, 0.4, 0.7, 1.0),
     )  # fmt: skip
     lookahead: bool = knob(True, "hold old tasks after the step that the task alone would take", source="HNET, eq. 2: dtheta")
     regulariser: str = knob("delta-gram", "two ways to the same number", choices=FORMS, source="resolved: the cheaper")
-    reg_batch: int = knob(0, "old tasks held in a step, drawn at random; 0: all", low=0, source="HNET, appendix D: 20 and 32")
-    embedding_rate: float = knob(1.0, "factor on the embeddings' learning rate", low=0, packed=True, source="HNET's code: 1")
+    reg_batch: int = knob(
+        0, "old tasks held in a step, drawn at random; 0: all", low=0, source="HNET, appendix D: 20 and 32", levels=(0, 1, 5, 20)
+    )
+    embedding_rate: float = knob(
+        1.0, "factor on the embeddings' learning rate", low=0, packed=True, source="HNET's code: 1", levels=(0.1, 1.0, 10.0)
+    )
     continue_embeddings: bool = knob(False, "embeddings of old tasks move on with theta", source="HNET, appendix C")
 
     def generator(self, outputs: int, chunk: int | None, tasks: int) -> Generator:
@@ -52,21 +60,37 @@ class ReplayKnobs(HypernetworkKnobs):
     )  # fmt: skip
     encoder: str = knob("400-400", "hidden widths of its encoder, or discriminator", source="HNET, appendix C")
     decoder: str = knob("50-150", "hidden widths of its decoder, or generator", source="HNET, appendix C: TIR; R: 250-350")
-    latent: int = knob(100, "numbers that an image is made from", low=1, source="HNET, appendix C")
-    condition_size: int = knob(100, "constant numbers that tell the decoder the task", low=0, source="HNET, appendix C")
+    latent: int = knob(100, "numbers that an image is made from", low=1, source="HNET, appendix C", levels=(10, 30, 100, 300))
+    condition_size: int = knob(
+        100, "constant numbers that tell the decoder the task", low=0, source="HNET, appendix C", levels=(8, 30, 100)
+    )
     replay_chunk: int | None = knob(None, "as `chunk`, for the decoder's hypernetwork", low=0, source="HNET, appendix C: 50000")
     replay_beta: float = knob(
-        0.05, "weight of the decoder's regulariser", low=0, packed=True, source="HNET, appendix C: .05 (TIR), .01 (R)", log=True
+        0.05,
+        "weight of the decoder's regulariser",
+        low=0,
+        packed=True,
+        source="HNET, appendix C: .05 (TIR), .01 (R)",
+        log=True,
+        levels=(0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0),
     )
     decoder_rate: float = knob(
         1.0, "factor on the learning rate of the decoder's hypernetwork alone", low=0, packed=True,
-        source="HNET's code: each has a rate of its own, all equal",
+        source="HNET's code: each has a rate of its own, all equal", levels=(0.1, 1.0, 10.0),
     )  # fmt: skip
     decoder_gain: float = knob(
         1.0, "factor on the first weights of the decoder's hypernetwork's last layer; with 1 the first images hardly depend on the "
-        "latent numbers, from which a GAN may not recover", low=1e-3, source="HNET's code: 1",
+        "latent numbers, from which a GAN may not recover", low=1e-3, source="HNET's code: 1", levels=(0.5, 1.0, 2.0),
     )  # fmt: skip
-    discriminator_dropout: float = knob(0.4, "dropout in a GAN's discriminator", low=0, high=0.99, source="HNET, appendix B")
+    discriminator_dropout: float = knob(
+        0.4, "dropout in a GAN's discriminator", low=0, high=0.99, source="HNET, appendix B", levels=(0.0, 0.2, 0.4, 0.6)
+    )
     replay_share: float = knob(
-        0.5, "share of replayed images in the loss from the second task on", low=0, high=1, packed=True, source="HNET's code: .5"
+        0.5,
+        "share of replayed images in the loss from the second task on",
+        low=0,
+        high=1,
+        packed=True,
+        source="HNET's code: .5",
+        levels=(0.1, 0.3, 0.5, 0.7, 0.9),
     )

@@ -34,7 +34,7 @@ class HNETHyper(ReplayKnobs):
     )  # fmt: skip
     chunk: int | None = knob(
         None, "weights generated at a time; 0: all at once; none: as many as `compression` allows", low=0,
-        source="HNET, section 2.2; appendix C",
+        source="HNET, section 2.2; appendix C", levels=(None, 500, 1000, 4000, 8000, 16000),
     )  # fmt: skip
     reg_heads: str = knob(
         "all", "outputs held for an old task: all, or its own", choices=("all", "own"), source="HNET's code: own on CIFAR"
@@ -44,7 +44,12 @@ class HNETHyper(ReplayKnobs):
         choices=("entropy", "classifier"), source="HNET, section 2.3: HNET+ENT, HNET+TIR",
     )  # fmt: skip
     temperature: float = knob(
-        1.0, "logits are divided by it before their entropy is taken", low=1e-3, packed=True, source="HNET, section 2.3; its code"
+        1.0,
+        "logits are divided by it before their entropy is taken",
+        low=1e-3,
+        packed=True,
+        source="HNET, section 2.3; its code",
+        levels=(0.5, 1.0, 2.0, 4.0),
     )
 
 

@@ -33,7 +33,7 @@ class HNETReplayHyper(ReplayKnobs):
     )  # fmt: skip
     distill_temperature: float = knob(
         2.0, "old and new answers to replayed images are compared at logits divided by it", low=1e-3, packed=True,
-        source="HNET's code: 2 (after van de Ven & Tolias, 2018)",
+        source="HNET's code: 2 (after van de Ven & Tolias, 2018)", levels=(0.5, 1.0, 2.0, 4.0),
     )  # fmt: skip
 
 

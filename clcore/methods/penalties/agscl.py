@@ -31,7 +31,15 @@ class AGSCLHyper:
         10.0, "group sparsity of unimportant nodes", low=0, packed=True, source="AGS-CL, eq. 2: CIFAR-100; 7: Omniglot",
         search=(0.1, 50), log=True,
     )  # fmt: skip
-    eta: float = knob(0.9, "what is left of importance with each new task", low=0, high=1, packed=True, source="AGS-CL's code: .9")
+    eta: float = knob(
+        0.9,
+        "what is left of importance with each new task",
+        low=0,
+        high=1,
+        packed=True,
+        source="AGS-CL's code: .9",
+        levels=(0.0, 0.5, 0.9, 0.99),
+    )
     rho: float = knob(
         0.3, "share of unimportant nodes that is drawn anew for the next task", low=0, high=1, packed=True,
         source="AGS-CL, section 4: .3, .2, .5 or .1", search=(0.1, 0.5),

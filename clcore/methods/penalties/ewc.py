@@ -17,7 +17,7 @@ class EWCHyper:
 
     strength: float = knob(
         100.0, "lambda, weight of the penalty", low=0, packed=True, source="EWC, eq. 3; HAT's code: 5000; van de Ven's code: 100",
-        grid=(1.0, 10.0, 100.0, 1000.0, 5000.0, 10000.0, 50000.0), search=(1, 1e5), log=True,
+        grid=(1.0, 10.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 50000.0), search=(1, 1e5), log=True,
     )  # fmt: skip
     fisher: str = fisher_knob()
     terms: str = knob(

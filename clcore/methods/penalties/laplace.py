@@ -20,7 +20,12 @@ class LaplaceHyper:
         source="Ritter et al., 2018, section 3: lambda", grid=(1.0, 10.0, 100.0, 1000.0), search=(0.1, 1e5), log=True,
     )  # fmt: skip
     prior: float = knob(
-        0.0, "precision of the prior before the first task, an example", low=0, packed=True, source="Ritter et al., 2018, section 2"
+        0.0,
+        "precision of the prior before the first task, an example",
+        low=0,
+        packed=True,
+        source="Ritter et al., 2018, section 2",
+        levels=(0.0, 0.01, 0.1, 1.0),
     )
     fisher: str = fisher_knob()
 

@@ -23,9 +23,11 @@ class MASHyper:
     )  # fmt: skip
     keep: float = knob(
         1.0, "what is left of the earlier tasks' importance with each new task", low=0, high=1, packed=True,
-        source="MAS's code: 1; FACIL: .5",
+        source="MAS's code: 1; FACIL: .5", levels=(0.5, 0.9, 1.0),
     )  # fmt: skip
-    fresh: float = knob(1.0, "weight of the new task's importance", low=0, packed=True, source="MAS's code: 1; FACIL: .5")
+    fresh: float = knob(
+        1.0, "weight of the new task's importance", low=0, packed=True, source="MAS's code: 1; FACIL: .5", levels=(0.1, 0.5, 1.0)
+    )
 
 
 class MAS(Penalty):

@@ -19,7 +19,7 @@ class OnlineEWCHyper:
     )  # fmt: skip
     gamma: float = knob(
         1.0, "what is left of the earlier tasks' Fisher with each new task", low=0, high=1, packed=True,
-        source="Schwarz et al., eq. 9: below 1; HNET: 1",
+        source="Schwarz et al., eq. 9: below 1; HNET: 1", levels=(0.5, 0.9, 0.99, 1.0),
     )  # fmt: skip
     fisher: str = fisher_knob()
 

@@ -23,13 +23,26 @@ class RWalkHyper:
         grid=(0.1, 1.0, 10.0, 100.0, 1000.0), search=(1e-2, 1e4), log=True,
     )  # fmt: skip
     alpha: float = knob(
-        0.9, "share of the newest interval in the running Fisher", low=0, high=1, packed=True, source="RWalk, eq. 6; appendix: .9"
+        0.9,
+        "share of the newest interval in the running Fisher",
+        low=0,
+        high=1,
+        packed=True,
+        source="RWalk, eq. 6; appendix: .9",
+        levels=(0.5, 0.9, 0.99),
     )
     interval: int = knob(
         10, "steps from one score to the next", low=1, packed=True, source="RWalk, eq. 7; appendix: 10 for MNIST, 50 for CIFAR",
         search=(1, 100), log=True,
     )  # fmt: skip
-    epsilon: float = knob(1e-3, "damping of the score", low=1e-12, packed=True, source="RWalk, eq. 7; its authors' code: 1e-3")
+    epsilon: float = knob(
+        1e-3,
+        "damping of the score",
+        low=1e-12,
+        packed=True,
+        source="RWalk, eq. 7; its authors' code: 1e-3",
+        levels=(1e-4, 1e-3, 1e-2, 0.1),
+    )
     rescale: bool = knob(True, "largest Fisher and largest score are 1", source="RWalk, section 4.3: within [0, 1]")
 
 

@@ -29,7 +29,7 @@ class DGRHyper(RehearsalKnobs):
     )  # fmt: skip
     encoder: str = knob("400-400", "hidden widths of the VAE's encoder", source="van de Ven's code: 400 (split), 1000 (permuted)")
     decoder: str = knob("400-400", "hidden widths of its decoder", source="van de Ven's code: as the encoder")
-    latent: int = knob(100, "numbers that an image is made from", low=1, source="van de Ven's code: 100")
+    latent: int = knob(100, "numbers that an image is made from", low=1, source="van de Ven's code: 100", levels=(10, 30, 100, 300))
 
 
 class DGR(Rehearsal):

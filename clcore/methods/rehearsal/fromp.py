@@ -33,7 +33,11 @@ class FROMPHyper:
         grid=(0.01, 0.1, 0.5, 1.0, 10.0, 100.0, 1000.0), search=(1e-3, 1e3), log=True,
     )  # fmt: skip
     stored: int = knob(
-        200, "memorable points of each task, as many of each class", low=1, source="FROMP's code: 200 for permuted MNIST, split: 40"
+        200,
+        "memorable points of each task, as many of each class",
+        low=1,
+        source="FROMP's code: 200 for permuted MNIST, split: 40",
+        levels=(20, 40, 100, 200, 500),
     )
     select: str = knob(
         "uncertain", "memorable points: those the network is least sure of, or random ones (the paper's FRORP)",
@@ -44,7 +48,12 @@ class FROMPHyper:
         search=(1e-6, 1e-2), log=True,
     )  # fmt: skip
     jitter: float = knob(
-        1e-5, "added to the diagonal of the kernels", low=1e-12, packed=True, source="FROMP's code: 1e-5, split: 1e-6"
+        1e-5,
+        "added to the diagonal of the kernels",
+        low=1e-12,
+        packed=True,
+        source="FROMP's code: 1e-5, split: 1e-6",
+        levels=(1e-7, 1e-6, 1e-5, 1e-4),
     )
 
 

@@ -21,12 +21,14 @@ RIDGE = 1e-3
 class GEMHyper:
     """Hyperparameters of GEM."""
 
-    stored: int = stored_knob(256, "GEM's code: 256 of permuted MNIST's tasks")
+    stored: int = stored_knob(256, "GEM's code: 256 of permuted MNIST's tasks", levels=(64, 128, 256, 512, 1024))
     margin: float = knob(
         0.5, "least weight of each earlier task's gradient in a projection", low=0, packed=True, source="GEM, section 3: gamma .5",
         grid=(0.0, 0.1, 0.5, 1.0), search=(0.0, 1.0),
     )  # fmt: skip
-    examples: int = knob(0, "stored examples of each task that a step looks at, drawn anew; 0: all", low=0, source="GEM: all")
+    examples: int = knob(
+        0, "stored examples of each task that a step looks at, drawn anew; 0: all", low=0, source="GEM: all", levels=(0, 64, 256)
+    )
 
 
 class GEM(StoredExamples):

@@ -27,13 +27,27 @@ CHUNK = 2**22
 class MbPAHyper(EWCHyper):
     """Hyperparameters of MbPA on EWC. Its constants for permuted MNIST could not be settled; what is marked "here" is ours."""
 
-    stored: int = knob(1000, "examples stored of each task, at random; 0: all", low=0, source="HAT, table 7: 1000; here: a task")
+    stored: int = knob(
+        1000,
+        "examples stored of each task, at random; 0: all",
+        low=0,
+        source="HAT, table 7: 1000; here: a task",
+        levels=(100, 300, 1000, 3000),
+    )
     embedding: str = knob(
         "inputs", "what is compared, and what adapts: inputs, and all weights; or what feeds the head, and the head",
         choices=("inputs", "features"), source="MbPA, section 2: a fixed embedding and an output network; here: where they part",
     )  # fmt: skip
-    neighbours: int = knob(10, "K, stored examples that the weights adapt to", low=1, source="K of MbPA, section 2; here: 10")
-    steps: int = knob(1, "gradient steps of an adaptation", low=1, source="MbPA, section 2: a few; here: 1, for time at test")
+    neighbours: int = knob(
+        10, "K, stored examples that the weights adapt to", low=1, source="K of MbPA, section 2; here: 10", levels=(3, 10, 30, 100)
+    )
+    steps: int = knob(
+        1,
+        "gradient steps of an adaptation",
+        low=1,
+        source="MbPA, section 2: a few; here: 1, for time at test",
+        levels=(1, 3, 10, 30),
+    )
     rate: float = knob(
         0.01, "alpha_M, learning rate of an adaptation", low=0, packed=True,
         source="alpha_M of MbPA, section 2; here: .01, by validation on permuted MNIST", grid=(1e-3, 0.01, 0.1),
@@ -41,10 +55,15 @@ class MbPAHyper(EWCHyper):
     )  # fmt: skip
     pull: float = knob(
         0.1, "beta, pull back to the learned weights from the second step on", low=0, high=1, packed=True,
-        source="beta of MbPA, section 2; here: .1",
+        source="beta of MbPA, section 2; here: .1", levels=(0.0, 0.01, 0.1, 0.5),
     )  # fmt: skip
     epsilon: float = knob(
-        1e-3, "damping of the closeness of neighbours", low=1e-12, packed=True, source="epsilon of MbPA, section 2; here: 1e-3"
+        1e-3,
+        "damping of the closeness of neighbours",
+        low=1e-12,
+        packed=True,
+        source="epsilon of MbPA, section 2; here: 1e-3",
+        levels=(1e-4, 1e-3, 1e-2),
     )
 
 

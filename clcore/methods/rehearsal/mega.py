@@ -18,8 +18,16 @@ from clcore.methods.rehearsal.stored import STORED, StoredExamples, stored_knob
 class MEGAHyper:
     """Hyperparameters of MEGA-II."""
 
-    stored: int = stored_knob(250, "A-GEM's code, whose settings MEGA takes: 25 a class of permuted MNIST's tasks")
-    examples: int = knob(256, "stored examples of earlier tasks, in all, that a step looks at", low=1, source="A-GEM's code: 256")
+    stored: int = stored_knob(
+        250, "A-GEM's code, whose settings MEGA takes: 25 a class of permuted MNIST's tasks", levels=(50, 100, 250, 500, 1000)
+    )
+    examples: int = knob(
+        256,
+        "stored examples of earlier tasks, in all, that a step looks at",
+        low=1,
+        source="A-GEM's code: 256",
+        levels=(64, 128, 256),
+    )
 
 
 class MEGA(StoredExamples):

@@ -16,7 +16,7 @@ from clcore.methods.rehearsal.stored import StoredExamples, stored_knob
 class ReplayHyper(RehearsalKnobs):
     """Hyperparameters of replay."""
 
-    stored: int = stored_knob(0, "HNET, table 2: all; with a number, experience replay")
+    stored: int = stored_knob(0, "HNET, table 2: all; with a number, experience replay", levels=(0, 50, 200, 1000))
     targets: str = knob(
         "soft", "of old images: what the model said of them before the task, or their labels", choices=("soft", "labels"),
         source="HNET, table 2: soft",

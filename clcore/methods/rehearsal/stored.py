@@ -15,9 +15,9 @@ STORED = "stored."
 IMAGES, LABELS = STORED + "images.", STORED + "labels."
 
 
-def stored_knob(default: int, source: str) -> Any:
+def stored_knob(default: int, source: str, levels: tuple[int, ...]) -> Any:
     """How many examples are stored: a field for the hyperparameters of every method that stores any."""
-    return knob(default, "examples stored of each task, drawn at random; 0: all", low=0, source=source)
+    return knob(default, "examples stored of each task, drawn at random; 0: all", low=0, source=source, levels=levels)
 
 
 class StoredExamples(OldAnswers):

@@ -36,12 +36,25 @@ class RMNHyper:
     )  # fmt: skip
     map_loc: float = knob(
         0.45, "where initial mappings lie (.45: three masks in five start open; higher: the network fills sooner)", low=0, high=1,
-        packed=True, source="resolved here (RMN: a clipped, skewed normal)",
+        packed=True, source="resolved here (RMN: a clipped, skewed normal)", levels=(0.3, 0.45, 0.6),
     )  # fmt: skip
-    map_scale: float = knob(0.1, "scale of the initial mappings", low=0, packed=True, source="resolved here")
-    map_skew: float = knob(4.0, "skew of the initial mappings; > 0: masks start mostly open", packed=True, source="resolved here")
+    map_scale: float = knob(
+        0.1, "scale of the initial mappings", low=0, packed=True, source="resolved here", levels=(0.05, 0.1, 0.2)
+    )
+    map_skew: float = knob(
+        4.0,
+        "skew of the initial mappings; > 0: masks start mostly open",
+        packed=True,
+        source="resolved here",
+        levels=(0.0, 4.0, 8.0),
+    )
     straight_through: float = knob(
-        0.0, "last share of the epochs that trains with rounded masks, as at test", low=0, high=1, source="resolved here"
+        0.0,
+        "last share of the epochs that trains with rounded masks, as at test",
+        low=0,
+        high=1,
+        source="resolved here",
+        levels=(0.0, 0.5, 1.0),
     )
     multi_head: bool = knob(
         False, "a head a task, without a mask, in place of one head that is masked and frozen like any layer",
@@ -54,24 +67,32 @@ class RMNHyper:
         "auto", "learn to answer Gaussian noise with nothing; auto: where tasks are to be inferred",
         choices=("auto", "on", "off"), source="RMN, algorithm 2, lines 14-17",
     )  # fmt: skip
-    noise_weight: float = knob(1.0, "weight of the noise loss", low=0, packed=True, source="RMN, algorithm 2: a step of its own")
+    noise_weight: float = knob(
+        1.0, "weight of the noise loss", low=0, packed=True, source="RMN, algorithm 2: a step of its own", levels=(0.1, 1.0, 10.0)
+    )
     switch_p: float = knob(
         1e-3, "task-free: largest p-value of a loss of confidence that may be a new task", low=0, high=1,
-        source="RMN, algorithm 2, line 7: Welch's t-test; the value is ours",
+        source="RMN, algorithm 2, line 7: Welch's t-test; the value is ours", levels=(1e-4, 1e-3, 1e-2),
     )  # fmt: skip
     switch_drop: float = knob(
         0.1, "task-free: least loss of confidence that may be a new task, as a share (sure networks vary little)", low=0, high=1,
-        source="resolved here",
+        source="resolved here", levels=(0.05, 0.1, 0.2),
     )  # fmt: skip
     switch_lag: int = knob(
         10, "task-free: batches between the newest and the one it is compared with; > 1 sees a slow change", low=1,
-        source="resolved here",
+        source="resolved here", levels=(5, 10, 20),
     )  # fmt: skip
-    switch_in_a_row: int = knob(2, "task-free: such batches in a row make a new task", low=1, source="resolved here")
+    switch_in_a_row: int = knob(
+        2, "task-free: such batches in a row make a new task", low=1, source="resolved here", levels=(1, 2, 3)
+    )
     switch_grace: int = knob(
-        20, "task-free: batches after a new mapping began in which no other begins", low=0, source="resolved here"
+        20,
+        "task-free: batches after a new mapping began in which no other begins",
+        low=0,
+        source="resolved here",
+        levels=(10, 20, 40),
     )
     switch_probability: float = knob(
         0.99, "task-free: what an earlier mapping is this sure of (and loud about) is not learned again", low=0, high=1,
-        source="RMN, section 5.2.1; the value is ours",
+        source="RMN, section 5.2.1; the value is ours", levels=(0.9, 0.99, 0.999),
     )  # fmt: skip

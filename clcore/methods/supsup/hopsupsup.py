@@ -37,9 +37,13 @@ class HopSupSupHyper:
     recovery_lr: float = knob(
         500.0, "learning rate of a recovery", low=0, packed=True, source="SupSup, App. B.2", search=(50, 5000), log=True
     )
-    recovery_momentum: float = knob(0.9, "momentum of a recovery", low=0, high=0.9999, source="SupSup, App. B.2")
-    recovery_decay: float = knob(1e-4, "weight decay of a recovery", low=0, source="SupSup, App. B.2")
-    recovery_batch: int = knob(64, "test examples a step of a recovery", low=2, source="SupSup, App. B.2")
+    recovery_momentum: float = knob(
+        0.9, "momentum of a recovery", low=0, high=0.9999, source="SupSup, App. B.2", levels=(0.0, 0.5, 0.9, 0.99)
+    )
+    recovery_decay: float = knob(
+        1e-4, "weight decay of a recovery", low=0, source="SupSup, App. B.2", levels=(0.0, 1e-5, 1e-4, 1e-3)
+    )
+    recovery_batch: int = knob(64, "test examples a step of a recovery", low=2, source="SupSup, App. B.2", levels=(16, 64, 256))
 
 
 class HopSupSup(FixedWeights):

@@ -51,7 +51,7 @@ class SupSupHyper:
     )  # fmt: skip
     outputs: int = knob(
         0, "neurons of the output layer, superfluous ones included; 0: the classes of a task", low=0,
-        source="SupSup, App. I: 100 and 500 of LeNet, 25 to 200 tried",
+        source="SupSup, App. I: 100 and 500 of LeNet, 25 to 200 tried", levels=(0, 25, 100, 200, 500),
     )  # fmt: skip
     inference: str = knob(
         "one-shot", "how the task is found; entropy: each mask by itself, a forward pass a task",
@@ -61,20 +61,26 @@ class SupSupHyper:
         "code", "of an odd number, binary keeps the larger half or (paper) the smaller", choices=HALVINGS,
         source="SupSup, algorithm 2; its code",
     )  # fmt: skip
-    base: int = knob(2, "binary keeps one in this many a round (gamma = 1/base)", low=2, source="SupSup, App. F")
+    base: int = knob(2, "binary keeps one in this many a round (gamma = 1/base)", low=2, source="SupSup, App. F", levels=(2, 4, 8))
     superfluous: bool = knob(
         False, "objective G in place of H where there are superfluous neurons", packed=True,
         source="SupSup, App. I",
     )  # fmt: skip
     images: int = knob(
-        1, "of the examples that share a task, how many are looked at to find it", low=1, source="SupSup, 4.2: 1; 128"
+        1,
+        "of the examples that share a task, how many are looked at to find it",
+        low=1,
+        source="SupSup, 4.2: 1; 128",
+        levels=(1, 8, 32, 128),
     )
     infer_batch: int = knob(128, "how many test examples in a row share a task", low=1, source="SupSup's code")
     eps_nns: float = knob(
         0.125, "task-free: a new mask begins where k max nu < 1 + eps", low=0,
-        source="SupSup, section 3.4; its code: 1/8, best between .1 and .2",
+        source="SupSup, section 3.4; its code: 1/8, best between .1 and .2", levels=(0.05, 0.125, 0.25, 0.5),
     )  # fmt: skip
-    period: int = knob(100, "task-free: batches between two looks at which mask to train", low=1, source="SupSup's code")
+    period: int = knob(
+        100, "task-free: batches between two looks at which mask to train", low=1, source="SupSup's code", levels=(10, 50, 100, 500)
+    )
 
 
 class SupSup(FixedWeights):
