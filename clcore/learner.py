@@ -19,7 +19,7 @@ from clcore.methods.base import DERIVED, At, Method, Tensors
 from clcore.pack import Member, member, packed, select, stack, stack_hyper
 from clcore.pool import Pool, stage_pool
 from clcore.randomness import torch_stream
-from clcore.report import MemberFailure, MemberReport, Report, monitoring
+from clcore.report import MemberFailure, MemberReport, Report, monitoring, sizes
 from clcore.trainer import EVAL_BATCH, Outcome, Trainer, overrides
 from clcore.training import Training
 
@@ -234,7 +234,7 @@ class Learner:
         members = []
         for place, index in enumerate(self.alive):
             own, hp = member(self.memory, place), member(self.hp, place)
-            facts: dict[str, Any] = {"bytes": self.method.stored_bytes(own, hp)}
+            facts: dict[str, Any] = sizes(self.method, own, hp)
             if outcome is not None:
                 facts |= {"epochs": outcome.epochs[place], "train_loss": outcome.train_loss[place]}
             facts |= monitoring(self.method, own, self.seen)

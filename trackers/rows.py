@@ -127,6 +127,7 @@ _CONSTANT_KEYS = (
     "cost/cpu_seconds",
     "cost/peak_memory",
     "cost/bytes",
+    "cost/learning_bytes",
     "train/loss",
     "train/epochs",
 )
@@ -159,6 +160,7 @@ def _cost(trial: TrialRecord, row: TaskRow) -> dict[str, float | None]:
         "cost/cpu_seconds": trial.cpu_seconds_until(row.seen),
         "cost/peak_memory": row.memory,
         "cost/bytes": row.bytes,
+        "cost/learning_bytes": row.learning_bytes,
         "train/loss": row.train_loss,
         "train/epochs": row.epochs,
     }

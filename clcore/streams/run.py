@@ -19,7 +19,7 @@ from clcore.learner import Progress
 from clcore.methods.base import Batch, Method, Tensors
 from clcore.pack import Member, member
 from clcore.randomness import torch_stream
-from clcore.report import MemberFailure, MemberReport, Report, monitoring
+from clcore.report import MemberFailure, MemberReport, Report, monitoring, sizes
 from clcore.streams.learner import StreamLearner
 from clcore.streams.sampler import Stream
 from clcore.training import Training
@@ -142,7 +142,7 @@ class StreamRun:
 
     def _report(self) -> Report:
         own = self.memory_of(0)
-        facts: dict[str, Any] = {"bytes": self.method.stored_bytes(own, member(self.learner.hp, 0))}
+        facts: dict[str, Any] = sizes(self.method, own, member(self.learner.hp, 0))
         if self.losses:
             used = self.stream.lengths[self.seen - 1] * self.training.batch_size
             facts |= {"epochs": -(-used // len(self.benchmark.tasks[self.seen - 1].train))}

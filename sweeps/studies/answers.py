@@ -28,6 +28,7 @@ class Figures:
         rho: HAT's forgetting ratio, 0 as joint training, -1 as guessing.
         seconds: of training.
         bytes: that a deployment must keep.
+        learning_bytes: that must be kept for further tasks to be learned.
     """
 
     accuracy: float
@@ -38,6 +39,7 @@ class Figures:
     rho: float
     seconds: float
     bytes: float
+    learning_bytes: float
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,13 @@ def figures(record: TrialRecord, pair: Pair | None = None) -> Figures:
         validation=100 * metrics.average_accuracy(record.validation, seen),
         rho=rho,
         seconds=record.seconds,
-        bytes=math.nan if record.bytes is None else float(record.bytes),
+        bytes=_known(record.bytes),
+        learning_bytes=_known(record.latest.learning_bytes if record.latest else None),
     )
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def curve(record: TrialRecord) -> list[float]:
@@ -120,7 +127,7 @@ def curve(record: TrialRecord) -> list[float]:
 def bytes_curve(record: TrialRecord) -> list[float]:
     """Bytes to keep after 1..T tasks; NaN where not known."""
     rows = (record.rows.get(seen) for seen in range(1, record.seen + 1))
-    return [math.nan if row is None or row.bytes is None else float(row.bytes) for row in rows]
+    return [_known(row.bytes if row else None) for row in rows]
 
 
 def own_record(needed: Needed) -> SweepRecord | None:

@@ -22,6 +22,15 @@ BOUNDS = ("joint", "random")
 JOINT, RANDOM = BOUNDS
 #: What the label of a tuning sweep ends with.
 TUNING = ", tuning"
+#: Title, figure, digits and what it is multiplied by.
+_COLUMNS = (
+    ("forgetting, points", "forgetting", 2, 1.0),
+    ("BWT, points", "bwt", 2, 1.0),
+    ("rho", "rho", 3, 1.0),
+    ("training, s", "seconds", 1, 1.0),
+    ("stored, kB", "bytes", 1, 1e-3),
+    ("to learn, kB", "learning_bytes", 1, 1e-3),
+)
 _FRACTION = re.compile(r"-?\d+\.\d+(e[+-]?\d+)?")
 _INTERVALS = "mean over seeds ± half of the 95 % interval of the mean (Student's t)"
 
@@ -92,7 +101,11 @@ def report(
     sections = [Section("Result", _result(study, there, best)), *_chosen(tuning, there)]
     everything = [*tuning, *study.sweeps]
     lead = _lead(there, best) + (" The report is not complete: see what is missing." if missing_lines(everything, answers) else "")
-    metrics = {f"{m.name}/{name}": m.estimate(name).mean for m in there for name in ("accuracy", "forgetting", "bytes", "seconds")}
+    metrics = {
+        f"{m.name}/{name}": m.estimate(name).mean
+        for m in there
+        for name in ("accuracy", "forgetting", "bytes", "learning_bytes", "seconds")
+    }
     return Report(study, lead, [*sections, *closing_sections(everything, answers, command)], metrics)
 
 
@@ -151,17 +164,14 @@ def _dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> No
 
 
 def _table(ranked: Sequence[Compared], best: Compared | None, where: str) -> Table:
-    head = ["method", "accuracy, %", "forgetting, points", "BWT, points", "rho", "training, s", "stored, kB", "seeds", "p"]
+    head = ["method", "accuracy, %", *(title for title, *_ in _COLUMNS), "seeds", "p"]
     rows: Rows = []
     for method in ranked:
         p = math.nan if best is None else wilcoxon(method.of("accuracy"), best.of("accuracy"))[0]
         accuracy = method.estimate("accuracy")
         shown = Estimate(accuracy.mean, accuracy.half, accuracy.n, best=method is best)
-        rows.append([
-            method.name, shown, method.estimate("forgetting"), method.estimate("bwt"), method.estimate("rho", 3),
-            method.estimate("seconds", 1), method.estimate("bytes", 1, 1e-3), len(method.figures),
-            "the best" if method is best else p_value(p),
-        ])  # fmt: skip
+        others = [method.estimate(name, digits, scale) for _, name, digits, scale in _COLUMNS]
+        rows.append([method.name, shown, *others, len(method.figures), "the best" if method is best else p_value(p)])
     against = f"; p: Wilcoxon's signed-rank test of accuracy against {best.name}, paired by seed, two-sided" if best else ""
     caption = f"After the last task on {where}: {_INTERVALS}{against}, not corrected for the number of methods."
     return Table("comparison", caption, head, rows)
@@ -177,7 +187,9 @@ def _note(there: Sequence[Compared]) -> str:
         else "Rho is not known: it needs joint among the methods."
     )
     return (
-        f"Bold: the best, joint training and guessing aside.{lowest} {rho} Stored: what a deployment must keep after the last task."
+        f"Bold: the best, joint training and guessing aside.{lowest} {rho} Stored: what a deployment must keep after the last "
+        "task; to learn: what must be kept for further tasks to be learned (Fisher information, stored images, teachers, the "
+        "whole network), the training data of joint training aside."
     )
 
 

@@ -25,7 +25,7 @@ BATTERIES = [
 
 
 def figures(accuracy, validation=None, **others):
-    blank = dict.fromkeys(("during", "forgetting", "bwt", "rho", "seconds", "bytes"), math.nan)
+    blank = dict.fromkeys(("during", "forgetting", "bwt", "rho", "seconds", "bytes", "learning_bytes"), math.nan)
     return Figures(**{**blank, "accuracy": accuracy, "validation": accuracy if validation is None else validation, **others})
 
 
