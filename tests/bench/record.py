@@ -6,7 +6,6 @@
 import argparse
 import json
 import logging
-import math
 import sys
 import tempfile
 import threading
@@ -25,8 +24,8 @@ from trackers.mlflow_tracker import Publisher
 MEMBERS, TASKS = 12, 10
 
 
-def masks(name: str, found: dict[tuple[int, str], Mask], share: float, folder: Path) -> dict[str, object]:
-    """Bytes on disk against one bit an entry, float32 and the information in them; time to write all and to read one task's."""
+def masks(name: str, found: dict[tuple[int, str], Mask], folder: Path) -> dict[str, object]:
+    """Bytes on disk against packed bits, float32 and the information in them; time to write all and to read one task's."""
     path = folder / "masks.parquet"
     begun = time.perf_counter()
     write_masks(path, found)
@@ -37,11 +36,13 @@ def masks(name: str, found: dict[tuple[int, str], Mask], share: float, folder: P
     one = read_masks(path, task)
     read = time.perf_counter() - begun
     assert all(torch.equal(one[key].values, found[key].values) for key in one)
-    entries = sum(mask.values.numel() for mask in found.values())
-    information = -(share * math.log2(share) + (1 - share) * math.log2(1 - share)) * entries / 8
-    size = path.stat().st_size
+    values = torch.cat([mask.values.flatten() for mask in found.values()])
+    shares = values.unique(return_counts=True)[1].double() / len(values)
+    information = -float((shares * shares.log2()).sum()) * len(values) / 8
+    bits, size = 2 if values.dtype == torch.uint8 else 1, path.stat().st_size
     return {
-        "masks": name, "MB": size / 1e6, "of a bit an entry": size / (entries / 8), "of float32": size / (4 * entries),
+        "masks": name, "MB": size / 1e6, "of a bit (ternary: two) an entry": size / (bits * len(values) / 8),
+        "of float32": size / (4 * len(values)),
         "of the information": size / information, "write s": written, "one task ms": 1e3 * read,
     }  # fmt: skip
 
@@ -54,6 +55,13 @@ def units(share: float) -> dict[tuple[int, str], Mask]:
 def weights(share: float) -> dict[tuple[int, str], Mask]:
     """20 tasks x 4 million weights."""
     return {(t, "layers.0.weight"): Mask("weight", torch.rand(2000, 2000) < share) for t in range(20)}
+
+
+def ternary(share: float) -> dict[tuple[int, str], Mask]:
+    """TFM's: 250 tasks x 2 layers of 2048 features, half of those in use trained."""
+    states = torch.multinomial(torch.tensor([1 - share, share / 2, share / 2]), 250 * 2 * 2048, replacement=True)
+    found = states.to(torch.uint8).view(250, 2, 2048)
+    return {(t, f"units{i}"): Mask("ternary", found[t, i - 1]) for t in range(250) for i in (1, 2)}
 
 
 def journal(packs: int, folder: Path) -> dict[str, object]:
@@ -111,8 +119,8 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         stored = [
-            masks(f"{name}, {share:.0%} in use", make(share), share, Path(folder))
-            for name, make in (("units 250 x 2 x 2048", units), ("weights 20 x 4 M", weights))
+            masks(f"{name}, {share:.0%} in use", make(share), Path(folder))
+            for name, make in (("units 250 x 2 x 2048", units), ("ternary 250 x 2 x 2048", ternary), ("weights 20 x 4 M", weights))
             for share in (0.5, 0.05)
         ]
     show(stored)

@@ -1,4 +1,4 @@
-"""Milliseconds a step and member: packs of every size, plain, recorded and compiled, beside plain SGD and HAT's authors' way.
+"""Milliseconds a step and member: packs of every size, plain, recorded and compiled, beside plain SGD and the authors' way.
 
 ``python tests/bench/step.py [--methods hat,tfm] [--networks mlp:100-100] [--members 1,16] [--modes recorded] [--seconds 1]``
 
@@ -12,14 +12,15 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from yardstick import Net, Trainer
+from yardsticks import ewc, hat, hnet, rmn, supsup
 
 from clcore import networks
 from clcore.benchmarks import Benchmark, Split, Task
@@ -96,16 +97,29 @@ def plain_sgd(network: str, options: argparse.Namespace) -> float:
     return time_steps(step, WARM_UP, options.seconds)
 
 
-def authors_hat(network: str, options: argparse.Namespace) -> tuple[float, float] | None:
-    """Seconds of one step of HAT the authors' way, and of its share of the pass over the training set each epoch."""
-    if not network.startswith("mlp:") or options.device != "cpu":
+def authors(method: str, network: str, options: argparse.Namespace) -> float | None:
+    """Seconds of a step the authors' way, with its share of a pass over the training set where they have one each epoch."""
+    if method not in YARDSTICKS or not network.startswith("mlp:"):
         return None
     widths = tuple(int(width) for width in network.removeprefix("mlp:").split("-"))
-    trainer = Trainer(Net(784, widths, (10,) * 10), 400.0, 0.75, 0.05)
-    images, labels = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
-    trainer.close(0)
-    step = time_steps(lambda: trainer.step(1, images, labels, 0.5), WARM_UP, options.seconds)
-    return step, time_steps(lambda: trainer.evaluate(1, images, labels), WARM_UP, options.seconds)
+    with torch.device(options.device):
+        step = YARDSTICKS[method](784, widths)
+        images, labels = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
+        return time_steps(lambda: step(images, labels), WARM_UP, options.seconds)
+
+
+def authors_hnet(inputs: int, widths: tuple[int, ...]) -> Callable[[Tensor, Tensor], None]:
+    """Theirs in the shape that ours has, whose chunks are fitted to the network."""
+    network = "mlp:" + "-".join(map(str, widths))
+    benchmark = synthetic(shape_of(network), "cpu")
+    net = networks.build(network, benchmark.input_shape, 0, network_options("hnet"))
+    ours = make_learner("hnet", [{}], benchmark, net, {}).method.generator
+    return hnet.second_task(inputs, widths, hnet.Shape(ours.layers, ours.embedding, ours.rows, ours.chunk_embedding))
+
+
+YARDSTICKS: dict[str, Callable[[int, tuple[int, ...]], Callable[[Tensor, Tensor], None]]] = {
+    "ewc": ewc.second_task, "hat": hat.second_task, "hnet": authors_hnet, "rmn": rmn.second_task, "supsup": supsup.second_task,
+}  # fmt: skip
 
 
 def cells(method: str, network: str, options: argparse.Namespace) -> dict[str, float | str]:
@@ -150,14 +164,14 @@ def main() -> None:
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor() or platform.machine()
     print(f"torch {torch.__version__}, {options.threads} thread(s), {device}; batch {BATCH}; ms a step and member")
     columns = [f"{mode} K={k}" for mode in options.modes for k in options.members]
-    print("| method | network | " + " | ".join(columns) + " | best | best / SGD | best / authors' HAT |")
+    print("| method | network | " + " | ".join(columns) + " | best | best / SGD | best / authors |")
     print("|---|---|" + "--:|" * (len(columns) + 3))
     rows = []
     for network in options.networks:
         for method in options.methods:
             found = cells(method, network, options)
-            sgd, authors = 1e3 * plain_sgd(network, options), authors_hat(network, options)
-            whole = 1e3 * sum(authors) if authors and method == "hat" else None
+            sgd, theirs = 1e3 * plain_sgd(network, options), authors(method, network, options)
+            whole = 1e3 * theirs if theirs else None
             rows.append({"method": method, "network": network, "ms": found, "sgd_ms": sgd, "authors_ms": whole})
             best = min((value for value in found.values() if isinstance(value, float)), default=float("nan"))
             shown = [f"{value:.2f}" if isinstance(value, float) else value for value in found.values()]

@@ -74,7 +74,7 @@ def train(config: dict[str, object]) -> None:
     sys.path.insert(0, str(HERE))
     import torch
     from ray import tune
-    from yardstick import Net, Trainer
+    from yardsticks.hat import Net, Trainer
 
     from clcore.benchmarks import BenchmarkOptions, build
 
