@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clcore.errors import BadValue, UserError
 from sweeps import options as o
-from sweeps.studies.options import Common, Shared, common, method_names, with_shared
+from sweeps.studies.options import Common, Corruptions, Shared, common, method_names, repeating, with_shared
 from trackers.command import console_here, run, say, typed_command
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def robustness(
         bool | None,
         o.option("--references/--no-references", o.COST, "joint training and guessing once a seed, for rho", "for hat"),
     ] = None,
-    corruptions: Annotated[
-        bool, o.option("--corruptions/--no-corruptions", o.COST, "try stored weights on corrupted images", True)
-    ] = True,
+    corruptions: Corruptions = True,
 ) -> None:
     """How much a method's results hang on its hyperparameters: a grid over seeds, analysed."""
     names = method_names(method, "--method")
@@ -110,12 +108,13 @@ def compare(
     shared: Shared,
     methods: Annotated[str | None, o.option("--methods", o.WHAT, "methods, joined by commas; joint adds HAT's rho")] = None,
     tune: Annotated[int | None, o.option("--tune", o.COST, "try N random configurations of each method first, on one seed")] = None,
+    corruptions: Corruptions = False,
 ) -> None:
     """The table of a paper: methods over the same seeds, with intervals, paired tests and curves."""
     from sweeps.studies.comparing import Comparison
 
     names = method_names(methods, "--methods")
-    _carry_out(Comparison.of(names, common(shared, names), tune), names[0], shared)
+    _carry_out(Comparison.of(names, common(shared, names), tune, corruptions), names[0], shared)
 
 
 def _carry_out(question: Question, method: str, shared: Shared) -> None:
@@ -124,7 +123,7 @@ def _carry_out(question: Question, method: str, shared: Shared) -> None:
 
     if shared.dry_run and shared.from_record:
         raise UserError("--dry-run does not go with --from-record.")
-    console, command = console_here(), typed_command()
+    console, command = console_here(), repeating(typed_command())
     if shared.from_record and not question.common.home.is_dir():
         raise UserError(f"--home {question.common.home} is not there: there is nothing to read.")
     if not shared.from_record:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sweeps.studies.answers import Answers, Figures, curve
 from sweeps.studies.closing import closing_sections, missing_lines
+from sweeps.studies.corrupted import corruption_section
 from sweeps.studies.draw_lines import draw_curves, draw_dots
 from sweeps.studies.paired import wilcoxon
 from sweeps.studies.plan import Needed, Study
@@ -60,6 +61,21 @@ class Compared:
         return Estimate.of([scale * value for value in self.of(name).values()], digits)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a report says besides the results.
+
+    Attributes:
+        tuned: method -> the values that were chosen.
+        corruptions: whether stored weights are tried on corrupted images.
+        command: what makes the study.
+    """
+
+    tuned: Mapping[str, Mapping[str, str]]
+    corruptions: bool
+    command: str
+
+
 def compared(sweeps: Sequence[Needed], answers: Answers, tuned: Mapping[str, Mapping[str, str]]) -> list[Compared]:
     """The methods with what has finished of them, as asked for.
 
@@ -83,22 +99,21 @@ def _trial(needed: Needed, seed: int) -> Trial:
     return next(trial for trial in needed.trials() if trial.seed == seed)
 
 
-def report(
-    study: Study, tuning: Sequence[Needed], answers: Answers, tuned: Mapping[str, Mapping[str, str]], command: str
-) -> Report:
+def report(study: Study, tuning: Sequence[Needed], answers: Answers, told: Told) -> Report:
     """The report of a comparison.
 
     Args:
         study: its sweeps are those that are compared, one a method.
         tuning: sweeps in which values were chosen before.
         answers: of the home.
-        tuned: method -> the values that were chosen.
-        command: what was typed.
+        told: what else it is to say.
     """
-    found = compared(study.sweeps, answers, tuned)
+    found = compared(study.sweeps, answers, told.tuned)
     there = [method for method in found if method.figures]
     best = best_of(there)
     sections = [Section("Result", _result(study, there, best)), *_chosen(tuning, there)]
+    if told.corruptions and there:
+        sections.append(corruption_section("method", _stored(study, answers, there), answers, study.first.data_dir))
     everything = [*tuning, *study.sweeps]
     lead = _lead(there, best) + (" The report is not complete: see what is missing." if missing_lines(everything, answers) else "")
     metrics = {
@@ -106,7 +121,17 @@ def report(
         for m in there
         for name in ("accuracy", "forgetting", "bytes", "learning_bytes", "seconds")
     }
-    return Report(study, lead, [*sections, *closing_sections(everything, answers, command)], metrics)
+    return Report(study, lead, [*sections, *closing_sections(everything, answers, told.command)], metrics)
+
+
+def _stored(study: Study, answers: Answers, there: Sequence[Compared]) -> dict[str, list[Trial]]:
+    """The trials whose weights are tried on corrupted images, of the method with the highest accuracy first; guessing has none."""
+    trials = {needed.label: [trial for trial in needed.trials() if answers.get(trial)] for needed in study.sweeps}
+    return {method.name: trials[method.name] for method in _ranked(there) if method.name != RANDOM}
+
+
+def _ranked(there: Sequence[Compared]) -> list[Compared]:
+    return sorted(there, key=lambda method: -method.estimate("accuracy").mean)
 
 
 def best_of(there: Sequence[Compared]) -> Compared | None:
@@ -137,7 +162,7 @@ def _result(study: Study, there: Sequence[Compared], best: Compared | None) -> l
     where = f"{Path(first.benchmark).stem}, {first.scenario}, {first.network}"
     if not there:
         return ["No trial has finished."]
-    ranked = sorted(there, key=lambda method: -method.estimate("accuracy").mean)
+    ranked = _ranked(there)
     blocks: list[Block] = [_table(ranked, best, where), _note(there)]
     drawn = [method for method in ranked if method.name != RANDOM] or ranked
     curves = {method.name: [*method.curves.values()] for method in drawn}

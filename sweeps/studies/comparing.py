@@ -7,7 +7,7 @@ from typing import Any
 
 from clcore.errors import BadValue
 from sweeps.studies.answers import Answers, sampled
-from sweeps.studies.compare import BOUNDS, JOINT, RANDOM, TUNING, report
+from sweeps.studies.compare import BOUNDS, JOINT, RANDOM, TUNING, Told, report
 from sweeps.studies.knobs import tuning_ranges
 from sweeps.studies.options import Common
 from sweeps.studies.plan import Needed, Study, assigned_text, needed, space_file
@@ -27,14 +27,16 @@ class Comparison:
         methods: names or files; with joint training among them guessing is run too, for the forgetting ratio.
         common: what their sweeps share.
         tune: configurations tried of each on the first seed; 0: none.
+        corruptions: whether stored weights are tried on corrupted images.
     """
 
     methods: tuple[str, ...]
     common: Common
     tune: int = 0
+    corruptions: bool = False
 
     @classmethod
-    def of(cls, methods: list[str], common: Common, tune: int | None) -> "Comparison":
+    def of(cls, methods: list[str], common: Common, tune: int | None, corruptions: bool = False) -> "Comparison":
         """The question.
 
         Raises:
@@ -43,7 +45,7 @@ class Comparison:
         if tune is not None and tune < 1:
             raise BadValue("--tune", tune, "a number of at least 1")
         more = [RANDOM] if JOINT in methods and RANDOM not in methods else []
-        return cls((*methods, *more), common, tune or 0)
+        return cls((*methods, *more), common, tune or 0, corruptions)
 
     def first(self) -> list[Needed]:
         """The sweeps whose results decide the others: those that tune."""
@@ -71,7 +73,7 @@ class Comparison:
         """What came out."""
         sweeps = self.sweeps(answers)
         tuned = {Path(method).stem: self.tuned(method, answers) or {} for method in self.methods}
-        return report(self._study(sweeps), self.first(), answers, tuned, command)
+        return report(self._study(sweeps), self.first(), answers, Told(tuned, self.corruptions, command))
 
     def _study(self, sweeps: list[Needed]) -> Study:
         asked = [needed(KIND, Path(method).stem, self.common.settings(method)) for method in self.methods]

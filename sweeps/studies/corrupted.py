@@ -1,115 +1,156 @@
 """How stored networks do on corrupted test images: nothing is trained again, and what was measured once is kept."""
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
+from clcore.benchmarks import Benchmark
 from clcore.errors import UserError
+from clcore.predictor import Predictor
 from sweeps.studies.answers import Answers
-from sweeps.studies.draw_lines import draw_corruptions
-from sweeps.studies.plan import STUDIES
+from sweeps.studies.draw_lines import draw_panels
+from sweeps.studies.measured import Row, measured
 from sweeps.studies.report import Block, Picture, Section
-from sweeps.studies.tables import Estimate, Table
+from sweeps.studies.tables import Estimate, Rows, Table
 from sweeps.trials import Trial
-from trackers.artifacts import write_text
 
-#: Folder in a home of what was measured, a file a trial.
+#: Folder in a home's studies of what was measured, a file a trial.
 MEASURED = "corruptions"
 _TITLE = "Robustness of the learned networks"
 #: Severity 0, no corruption.
 _NONE = "none"
+_OVER = "mean over seeds ± half of the 95 % interval"
 
-Row = Mapping[str, Any]
+
+#: Task, corruption and severity -> accuracy of one trial in [0, 1].
+Measured = Mapping[tuple[int, str, int], float]
+#: Name -> seeds -> percent at each place of an axis.
+Curves = Mapping[str, Sequence[Sequence[float]]]
 
 
-def corruption_section(groups: Mapping[str, Sequence[Trial]], answers: Answers, data_dir: Path | None) -> Section:
+@dataclass(frozen=True)
+class Found:
+    """What was measured.
+
+    Attributes:
+        what: what its names are of, e.g. method.
+        trials: name -> one a seed.
+    """
+
+    what: str
+    trials: Mapping[str, Sequence[Measured]]
+
+    @property
+    def _keys(self) -> list[tuple[int, str, int]]:
+        return [key for seeds in self.trials.values() for measured in seeds for key in measured]
+
+    @cached_property
+    def tasks(self) -> list[int]:
+        """From 0."""
+        return sorted({task for task, _, _ in self._keys})
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The corruptions, as they were measured."""
+        return list(dict.fromkeys(kind for _, kind, severity in self._keys if severity))
+
+    @cached_property
+    def severities(self) -> list[int]:
+        """From 0, which is none."""
+        return sorted({severity for _, _, severity in self._keys})
+
+    def curves(self, kind: str, points: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, list[list[float]]]:
+        """Name -> seeds -> accuracy in percent at each point, the mean over its tasks and its severities."""
+        return {name: [[_percent(m, kind, *point) for point in points] for m in seeds] for name, seeds in self.trials.items()}
+
+
+def corruption_section(what: str, groups: Mapping[str, Sequence[Trial]], answers: Answers, data_dir: Path | None) -> Section:
     """Accuracy on test images with noise, blur, brightness and rotation at five severities, from stored weights.
 
     Args:
-        groups: words -> trials of one configuration, one a seed.
+        what: what the groups' names are of, e.g. method.
+        groups: name -> trials of one configuration, one a seed.
         answers: of the home.
         data_dir: where the benchmark's data are.
     """
-    found: dict[str, list[list[Row]]] = {}
+    found: dict[str, list[Measured]] = {}
     problems: list[str] = []
-    for words, trials in groups.items():
+    for name, trials in groups.items():
         for trial in trials:
             try:
-                found.setdefault(words, []).append(measured(trial, answers, data_dir))
+                rows = measured(trial, MEASURED, answers, data_dir, _measure)
             except UserError as error:
-                problems.append(f"{words}, seed {trial.seed}: {error}")
+                problems.append(f"{name}, seed {trial.seed}: {error}")
+            else:
+                own = {(row["task"], row["corruption"], row["severity"]): row["accuracy"] for row in rows}
+                found.setdefault(name, []).append(own)
     if not found:
         return Section(_TITLE, problems or ["No finished trial has stored weights."])
-    return Section(_TITLE, [*_blocks(found), *problems])
+    return Section(_TITLE, [*_blocks(Found(what, found)), *problems])
 
 
-def measured(trial: Trial, answers: Answers, data_dir: Path | None) -> list[Row]:
-    """The rows of one trial: task, corruption, severity, accuracy; measured now, or as they were kept.
-
-    Raises:
-        UserError: its weights are gone, or cannot be read.
-    """
-    path = answers.home / STUDIES / MEASURED / f"{trial.identity}.json"
-    if path.is_file():
-        kept: list[Row] = json.loads(path.read_text())
-        return kept
+def _measure(predictor: Predictor, benchmark: Benchmark) -> Sequence[Row]:
     from clcore.corruptions import robustness
-    from trackers.predictors import stored_predictor
 
-    folder = answers.files(trial)
-    if folder is None:
-        raise UserError("the files of this trial are gone.")
-    predictor, benchmark = stored_predictor(folder, data_dir, trial.configuration.names)
-    rows = robustness(predictor, benchmark)
-    write_text(path, json.dumps(rows))
-    return [*rows]
+    return robustness(predictor, benchmark)
 
 
-def _blocks(found: Mapping[str, Sequence[Sequence[Row]]]) -> list[Block]:
-    kinds = list(dict.fromkeys(row["corruption"] for seeds in found.values() for rows in seeds for row in rows if row["severity"]))
-    severities = sorted({row["severity"] for seeds in found.values() for rows in seeds for row in rows})
-    curves = {
-        kind: {words: [[_accuracy(rows, kind, s) for s in severities] for rows in seeds] for words, seeds in found.items()}
-        for kind in kinds
-    }
-    head = ["cell", "corruption", *(f"severity {s}, %" for s in severities), "seeds"]
-    table = [
-        [words, kind, *(Estimate.of(list(values), 1) for values in zip(*curves[kind][words], strict=True)), len(seeds)]
-        for words, seeds in found.items()
-        for kind in kinds
+def _blocks(found: Found) -> list[Block]:
+    worse = [severity for severity in found.severities if severity]
+    by_severity = {kind: found.curves(kind, [(found.tasks, [s]) for s in found.severities]) for kind in found.kinds}
+    by_task = {kind: found.curves(kind, [([task], worse) for task in found.tasks]) for kind in found.kinds}
+    caption = f"Average test accuracy over all tasks on corrupted images, {_OVER}; severity 0 is none."
+    each = f"Each task after the last one was learned: mean over the five severities, {_OVER}."
+    stored = "Stored weights, nothing trained again; of more than eight curves the mean alone."
+    places = [task + 1 for task in found.tasks]
+    pictures = [
+        Picture("corruptions", f"{caption} {stored}", partial(_draw, by_severity, found.severities, "severity of {}"), broad=True),
+        Picture("corruptions_by_task", f"{each} {stored}", partial(_draw, by_task, places, "task, under {}"), broad=True),
     ]
-    caption = (
-        "Average test accuracy over all tasks on corrupted images, mean over seeds ± half of the 95 % interval; severity 0 is none."
-    )
-    picture = Picture("corruptions", f"{caption} Stored weights, nothing trained again.", partial(_draw, curves), broad=True)
-    return [[picture], Table("corruptions", caption, head, table, numbers=2), _by_task(found, kinds)]
-
-
-def _draw(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path) -> None:
-    draw_corruptions(path, curves, "Average accuracy after the last task on corrupted test images")
-
-
-def _by_task(found: Mapping[str, Sequence[Sequence[Row]]], kinds: Sequence[str]) -> Table:
-    tasks = sorted({row["task"] for seeds in found.values() for rows in seeds for row in rows})
-    table = [
-        [words, task + 1, *(Estimate.of([_of_task(rows, kind, task) for rows in seeds], 1) for kind in (_NONE, *kinds)), len(seeds)]
-        for words, seeds in found.items()
-        for task in tasks
+    head = [found.what, "corruption", *(f"severity {s}, %" for s in found.severities), "seeds"]
+    rows: Rows = [
+        [name, kind, *(_at(by_severity[kind][name], place) for place, _ in enumerate(found.severities)), len(seeds)]
+        for name, seeds in found.trials.items()
+        for kind in found.kinds
     ]
-    head = ["cell", "task", "none, %", *(f"{kind}, %" for kind in kinds), "seeds"]
-    caption = "Each task after the last one was learned: mean over the five severities, over seeds ± half of the 95 % interval."
-    return Table("corruptions_by_task", caption, head, table, numbers=1)
+    return [pictures, Table("corruptions", caption, head, rows, numbers=2), _by_task(found, each, by_task), _in_full(found)]
 
 
-def _accuracy(rows: Sequence[Row], kind: str, severity: int) -> float:
-    """Percent, all tasks counting alike."""
-    wanted = kind if severity else _NONE
-    return 100 * fmean(row["accuracy"] for row in rows if row["corruption"] == wanted and row["severity"] == severity)
+def _draw(curves: Mapping[str, Curves], places: Sequence[int], words: str, path: Path) -> None:
+    title = "Accuracy after the last task on corrupted test images"
+    draw_panels(path, {words.format(kind): lines for kind, lines in curves.items()}, places, title)
 
 
-def _of_task(rows: Sequence[Row], kind: str, task: int) -> float:
-    """Percent on one task, over all severities of a kind."""
-    return 100 * fmean(row["accuracy"] for row in rows if row["corruption"] == kind and row["task"] == task)
+def _by_task(found: Found, caption: str, curves: Mapping[str, Curves]) -> Table:
+    columns = [found.curves(_NONE, [([task], [0]) for task in found.tasks]), *curves.values()]
+    rows: Rows = [
+        [name, task + 1, *(_at(lines[name], place) for lines in columns), len(seeds)]
+        for name, seeds in found.trials.items()
+        for place, task in enumerate(found.tasks)
+    ]
+    head = [found.what, "task", "none, %", *(f"{kind}, %" for kind in found.kinds), "seeds"]
+    return Table("corruptions_by_task", caption, head, rows, numbers=1)
+
+
+def _in_full(found: Found) -> Table:
+    """Every task at every severity: for programs, since it is long."""
+    rows: Rows = []
+    for task in found.tasks:
+        for kind in found.kinds:
+            lines = found.curves(kind, [([task], [s]) for s in found.severities])
+            for name, seeds in lines.items():
+                rows.append([name, task + 1, kind, *(_at(seeds, i) for i, _ in enumerate(found.severities)), len(seeds)])
+    head = [found.what, "task", "corruption", *(f"severity {s}, %" for s in found.severities), "seeds"]
+    return Table("corruptions_in_full", "Each task, corruption and severity.", head, rows, numbers=3, shown=False)
+
+
+def _at(seeds: Sequence[Sequence[float]], place: int) -> Estimate:
+    """Of one point of a curve, over the seeds."""
+    return Estimate.of([values[place] for values in seeds], 1)
+
+
+def _percent(measured: Measured, kind: str, tasks: Sequence[int], severities: Sequence[int]) -> float:
+    """Tasks and severities count alike; severity 0 is that of all kinds."""
+    return 100 * fmean(measured[task, kind if severity else _NONE, severity] for task in tasks for severity in severities)

@@ -1,5 +1,6 @@
 """Pictures of methods beside each other: accuracy after each task, where they end, and how corruptions hurt."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,29 +91,36 @@ def draw_dots(path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]]) -
     kit.save(made, path)
 
 
-def draw_corruptions(path: Path, found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], title: str) -> None:
-    """Draws accuracy on corrupted test images against severity, a panel a corruption, mean over seeds with its 95 % interval.
+def draw_panels(
+    path: Path, found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], places: Sequence[int], title: str
+) -> None:  # fmt: skip
+    """Draws test accuracy against severities or tasks, a panel a corruption, mean over seeds; up to eight with their 95 % interval.
 
     Args:
         path: PNG or SVG.
-        found: corruption -> name -> seeds -> accuracy at severities 0..5, percent.
+        found: what a panel's horizontal axis counts -> name -> seeds -> accuracy at each place, percent.
+        places: on the horizontal axes.
         title: what it shows.
 
     Raises:
         OSError: the file cannot be written.
     """
-    made, _ = kit.figure(1.0 + 2.5 * len(found), 3.4 + 0.22 * len(next(iter(found.values()))), edges=None)
+    names = [*next(iter(found.values()))]
+    columns = max(1, min(4, int((1.0 + 2.5 * len(found)) / (0.8 + kit.LETTER * max(len(name) for name in names)))))
+    made, _ = kit.figure(1.0 + 2.5 * len(found), 3.4 + 0.22 * -(-len(names) // columns), edges=None)
     made.clear()
     panels = made.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    for axes, (corruption, curves) in zip(panels, found.items(), strict=True):
+    banded, step = len(names) <= _BANDS, min((b - a for a, b in itertools.pairwise(places)), default=1)
+    for axes, (label, curves) in zip(panels, found.items(), strict=True):
         for number, (name, seeds) in enumerate(curves.items()):
             points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
-            places = [place + 0.08 * (number - (len(curves) - 1) / 2) for place in range(len(points))]  # intervals side by side
-            halves = [half if math.isfinite(half) else 0.0 for _, half in points]
+            aside = 0.08 * step * (number - (len(curves) - 1) / 2) if banded else 0.0  # intervals side by side
+            halves = [half if banded and math.isfinite(half) else 0.0 for _, half in points]
             said = f"{kit.plain(name, 70)} (n = {len(seeds)})"
-            axes.errorbar(places, [m for m, _ in points], yerr=halves, ms=4, lw=1.5, capsize=2, label=said, **style(number))
-        kit.dress(axes, "", f"severity of {corruption}", "test accuracy (%)" if axes is panels[0] else "")
+            look = {"ms": 4, "lw": 1.5 if banded else 1.0, "capsize": 2 if banded else 0, **style(number)}
+            axes.errorbar([place + aside for place in places], [m for m, _ in points], yerr=halves, label=said, **look)
+        kit.dress(axes, "", label, "test accuracy (%)" if axes is panels[0] else "")
     percent_axis(panels[0])
     made.suptitle(kit.plain(title, 160), fontsize=9.5, x=0.01, ha="left")
-    made.legend(*panels[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left")
+    made.legend(*panels[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left", ncols=columns)
     kit.save(made, path)

@@ -1,5 +1,6 @@
 """Options that all studies share: those of a sweep that make sense for several of them."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -19,7 +20,12 @@ Assign = Annotated[
 Seeds = Annotated[str, o.option("--seeds", o.COST, "how many (3: 0,1,2), or which (4,7)", True)]
 TimeBudget = Annotated[float | None, o.option("--time-budget", o.COST, "seconds after which a sweep starts nothing new", "none")]
 Home = Annotated[Path, o.option("--home", o.WHERE, HOME, True)]
-FromRecord = Annotated[bool, o.option("--from-record", o.HOW, "run nothing: report what is there, and say what is missing")]
+Corruptions = Annotated[
+    bool,
+    o.option("--corruptions/--no-corruptions", o.COST, "try stored weights on noisy, blurred, bright and rotated images", True),
+]
+FROM_RECORD = "--from-record"
+FromRecord = Annotated[bool, o.option(FROM_RECORD, o.HOW, "run nothing: report what is there, and say what is missing")]
 
 
 @dataclass(frozen=True)
@@ -148,3 +154,8 @@ def method_names(text: str | None, option_name: str) -> list[str]:
     if len({Path(name).stem for name in names}) < len(names):
         raise BadValue(option_name, text, "different methods")
     return names
+
+
+def repeating(typed: str) -> str:
+    """The command that makes a study, whose report may have been written again by the same one with ``--from-record``."""
+    return shlex.join(word for word in shlex.split(typed) if word != FROM_RECORD)

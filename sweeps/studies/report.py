@@ -106,7 +106,7 @@ def markdown(report: Report) -> str:
 
 def _as_markdown(block: Block) -> str:
     if isinstance(block, Table):
-        return block.markdown()
+        return block.markdown() if block.shown else block.mention
     if isinstance(block, str):
         return block
     if isinstance(block, tuple):
@@ -122,7 +122,7 @@ def _page(folder: Path, report: Report) -> str:
 
 def _as_html(folder: Path, block: Block) -> object:
     if isinstance(block, Table):
-        return block.html()
+        return block.html() if block.shown else element("p", block.mention)
     if isinstance(block, str):
         return element("p", block)
     if isinstance(block, tuple):

@@ -33,7 +33,7 @@ def report(asked: Robustness, answers: Answers, command: str) -> Report:
         sections.append(Section("Effects of each knob", _effects(grid, measures)))
         sections.append(Section("Where the variance comes from", _variance(grid, measures)))
     if asked.corruptions and grid.found:
-        sections.append(corruption_section(_stored(asked, sweep, grid, marked), answers, sweep.settings.data_dir))
+        sections.append(corruption_section("cell", _stored(asked, sweep, grid, marked), answers, sweep.settings.data_dir))
     lead = _lead(asked, grid, marked) + (
         " The grid is not complete: see what is missing." if missing_lines(sweeps, answers) else ""
     )

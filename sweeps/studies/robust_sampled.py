@@ -9,13 +9,14 @@ from typing import Any
 from sweeps.importance import importances
 from sweeps.studies.answers import Answers, sampled
 from sweeps.studies.closing import closing_sections, missing_lines
+from sweeps.studies.corrupted import corruption_section
 from sweeps.studies.draw_sampled import draw_slices, draw_spread
 from sweeps.studies.plan import Needed
 from sweeps.studies.report import Block, Picture, Report, Section
 from sweeps.studies.robust import Robustness
 from sweeps.studies.tables import Estimate, Rows, Table, number
 from sweeps.trials import Configuration as Trained
-from sweeps.trials import with_values
+from sweeps.trials import Trial, with_values
 from trackers.labels import choices_text
 from trackers.pictures_parallel import draw_parallel
 from trackers.pictures_sweep import draw_importance
@@ -28,14 +29,17 @@ _COLUMNS = ("validation", "test", "forgetting")
 
 def report(asked: Robustness, answers: Answers, command: str) -> Report:
     """The report of a sampled space."""
-    drawn, untuned = sweeps = asked.sweeps(answers)
-    found, study = sampled(drawn, answers), asked.study(sweeps)
+    drawn_sweep, untuned = sweeps = asked.sweeps(answers)
+    found, study = sampled(drawn_sweep, answers), asked.study(sweeps)
     default = {t.seed: final(record).test for t in untuned.trials() if (record := answers.get(t))}
-    keys = [*drawn.space.ranges]
+    keys = [*drawn_sweep.space.ranges]
     sections = [Section("What tuning is worth", _worth(found, default, keys))]
     if found:
         sections.append(Section("Which hyperparameters matter", _mattered(found, keys)))
         sections.append(Section("The space", _space(found, keys, default)))
+    stored = _stored(drawn_sweep, untuned, answers) if asked.corruptions else {}
+    if stored:
+        sections.append(corruption_section("configuration", stored, answers, untuned.settings.data_dir))
     lead = _lead(found, default) + (" The study is not complete: see what is missing." if missing_lines(sweeps, answers) else "")
     return Report(study, lead, [*sections, *closing_sections(sweeps, answers, command)], {})
 
@@ -47,6 +51,17 @@ def drawn(needed: Needed, answers: Answers) -> list[tuple[dict[str, Any], Traine
         values = {key: configuration.choices[key] for key in needed.space.ranges}
         found.append((values, with_values(needed.base, values)))
     return found
+
+
+def _stored(sweep: Needed, untuned: Needed, answers: Answers) -> dict[str, list[Trial]]:
+    """The trials whose weights are tried on corrupted images: nobody's choice, and the best on validation data."""
+    groups = {"default": untuned.trials()}
+    if best := next(iter(drawn(sweep, answers)), None):
+        values, configuration = best
+        words = f"best on validation: {choices_text(values, values)}"
+        groups[words] = [Trial(configuration, seed) for seed in sweep.settings.seeds]
+    there = {words: [trial for trial in trials if answers.get(trial)] for words, trials in groups.items()}
+    return {words: trials for words, trials in there.items() if trials}
 
 
 def _lead(found: Sequence[Configuration], default: dict[int, float]) -> str:

@@ -62,6 +62,7 @@ class Table:
         head: names of the columns, with units.
         rows: its cells.
         numbers: from which column on cells are numbers, set to the right.
+        shown: whether it is in the report; one that is too long to be read is in its files alone.
     """
 
     name: str
@@ -69,6 +70,12 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     numbers: int = 1
+    shown: bool = True
+
+    @property
+    def mention(self) -> str:
+        """What a report says of a table that is not shown."""
+        return f"{self.caption} A table of {len(self.rows)} rows, in {self.name}.csv beside this report."
 
     def markdown(self) -> str:
         """As Markdown, with its caption."""
