@@ -1,4 +1,4 @@
-"""Pictures of size: accuracy against stored bytes with the Pareto front, and bytes against the number of tasks."""
+"""Pictures of size: accuracy against bytes with the Pareto front, of all tasks together and of each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,70 +40,75 @@ def draw_sizes(path: Path, groups: Mapping[str, Sequence[Point]], labels: tuple[
         OSError: the file cannot be written.
     """
     made, axes = kit.figure(8.2, 5.0, (0.85, 0.6, 0.2, 0.45))
-    means: list[tuple[float, float]] = []
-    for number, (name, points) in enumerate(groups.items()):
-        sizes, accuracies = [mean_and_half(p.sizes) for p in points], [mean_and_half(p.accuracies) for p in points]
-        look = style(number)
-        where = [mean for mean, _ in sizes], [mean for mean, _ in accuracies]
-        wide, high = [_known(half) for _, half in sizes], [_known(half) for _, half in accuracies]
-        said = f"{kit.plain(name, 40)} (n = {_span([len(point.sizes) for point in points])})"
-        marks = {"marker": look["marker"], "color": look["color"]}
-        axes.errorbar(*where, xerr=wide, yerr=high, ls="", ms=6, capsize=2, lw=1.2, label=said, **marks)
-        means += zip(*where, strict=True)
-    best = front(means)
-    if best:
-        line = zip(*(means[i] for i in best), strict=True)
-        axes.step(*line, where="post", color="black", lw=1.0, ls="--", zorder=1, label="Pareto front")
+    means = _draw_points(axes, groups)
     kit.dress(axes, title, *labels, whole=False)
     axes.grid(axis="x", color=kit.PALE, lw=0.8)
     percent_axis(axes)
-    if _wide([size for size, _ in means]):
-        _logarithmic(axes, "x")
+    if wide([size for size, _ in means]):
+        logarithmic(axes, "x")
     words = [point.words for points in groups.values() for point in points]
-    for place, i in enumerate(best):  # of the others, the table says which they are; neighbours' words are apart
+    for place, i in enumerate(front(means)):  # of the others, the table says which they are; neighbours' words are apart
         offset = (5, 6 if place % 2 else -11)
         axes.annotate(kit.plain(words[i], 30), means[i], offset, textcoords="offset points", fontsize=7, color="#333333")
     kit.legend(axes)
     kit.save(made, path)
 
 
-def draw_overhead(
-    path: Path, measured: Mapping[str, Sequence[Sequence[float]]], formulas: Mapping[str, Sequence[float]], plain: Sequence[float]
-) -> None:
-    """Draws what must be kept after each task: measured, by the papers' formulas, and a plain network with its heads.
+def draw_tasks(path: Path, panels: Mapping[str, Mapping[str, Sequence[Point]]], labels: tuple[str, str], title: str) -> None:
+    """Draws accuracy against size, a panel a task, each with its own front.
 
     Args:
         path: PNG or SVG.
-        measured: method -> seeds -> kilobytes after 1..T tasks.
-        formulas: method -> kilobytes after 1..T tasks, for those that a paper gives one for.
-        plain: of a network with its heads and nothing else.
+        panels: task -> name -> its configurations.
+        labels: of the two axes, with units.
+        title: what it shows.
 
     Raises:
         OSError: the file cannot be written.
     """
-    letters = max(len(name) for name in [*measured, "a plain network"]) + 16
-    legend = 0.7 + kit.LETTER * letters
-    made, axes = kit.figure(6.0 + legend, max(4.4, 1.4 + 0.3 * len(measured)), (0.9, 0.6, legend, 0.45))
-    for number, (name, seeds) in enumerate(measured.items()):
-        points, look = [mean_and_half(values) for values in zip(*seeds, strict=True)], style(number)
-        means, halves = [mean for mean, _ in points], [_known(half) for _, half in points]
-        said = f"{kit.plain(name, 40)} (n = {len(seeds)})"
-        axes.errorbar(range(1, len(points) + 1), means, yerr=halves, ms=4, lw=1.7, capsize=2, label=said, **{**look, "ls": "-"})
-        if name in formulas:
-            steps = range(1, len(formulas[name]) + 1)
-            axes.plot(steps, formulas[name], color=look["color"], ls=":", lw=1.4, label=f"{kit.plain(name, 40)}, paper's formula")
-    axes.plot(range(1, len(plain) + 1), plain, color="black", ls="--", lw=1.2, label="a plain network, its heads")
-    kit.dress(axes, "Bytes to keep against the number of tasks", "tasks learned", "kilobytes to keep")
-    every = [mean_and_half(v)[0] for seeds in measured.values() for v in zip(*seeds, strict=True)]
-    if _wide([*every, *plain, *(v for values in formulas.values() for v in values)]):
-        _logarithmic(axes, "y")
-    else:
-        axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    columns = min(len(panels), 5)
+    rows = -(-len(panels) // columns)
+    made, _ = kit.figure(1.0 + 2.3 * columns, 1.0 + 2.4 * rows, edges=None)
+    made.clear()
+    grid = made.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    means: list[tuple[float, float]] = []
+    for number, (axes, (task, groups)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+        own = _draw_points(axes, groups)
+        means += own
+        last = number + columns >= len(panels)
+        kit.dress(axes, task, labels[0] if last else "", labels[1] if number % columns == 0 else "", whole=False)
+        axes.tick_params(labelbottom=last)
+        axes.grid(axis="x", color=kit.PALE, lw=0.8)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    percent_axis(grid[0, 0])
+    if wide([size for size, _ in means]):
+        for axes in grid.flat:
+            logarithmic(axes, "x")
+    made.suptitle(kit.plain(title, 160), fontsize=9.5, x=0.01, ha="left")
+    made.legend(*grid[0, 0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left", ncols=4)
     kit.save(made, path)
 
 
-def _logarithmic(axes: "Axes", which: str) -> None:
+def _draw_points(axes: "Axes", groups: Mapping[str, Sequence[Point]]) -> list[tuple[float, float]]:
+    """Means over seeds with 95 % intervals, a look a group, and the front of all; returns the means."""
+    means: list[tuple[float, float]] = []
+    for number, (name, points) in enumerate(groups.items()):
+        sizes, accuracies = [mean_and_half(p.sizes) for p in points], [mean_and_half(p.accuracies) for p in points]
+        look = style(number)
+        where = [mean for mean, _ in sizes], [mean for mean, _ in accuracies]
+        across, up = [_known(half) for _, half in sizes], [_known(half) for _, half in accuracies]
+        said = f"{kit.plain(name, 40)} (n = {_span([len(point.sizes) for point in points])})"
+        marks = {"marker": look["marker"], "color": look["color"]}
+        axes.errorbar(*where, xerr=across, yerr=up, ls="", ms=6, capsize=2, lw=1.2, label=said, **marks)
+        means += zip(*where, strict=True)
+    if best := front(means):
+        line = zip(*(means[i] for i in best), strict=True)
+        axes.step(*line, where="post", color="black", lw=1.0, ls="--", zorder=1, label="Pareto front")
+    return means
+
+
+def logarithmic(axes: "Axes", which: str) -> None:
     """Makes one axis (``x`` or ``y``) logarithmic, with plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -114,7 +119,8 @@ def _logarithmic(axes: "Axes", which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _wide(values: Sequence[float]) -> bool:
+def wide(values: Sequence[float]) -> bool:
+    """Whether values are above 0 and so far apart that their axis is to be logarithmic."""
     known = [value for value in values if math.isfinite(value)]
     return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG
 
