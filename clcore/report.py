@@ -22,6 +22,7 @@ class MemberReport:
         train_loss: mean loss of the last epoch.
         epochs: epochs trained on this task.
         bytes: what a deployment must keep for the tasks so far.
+        overhead_bytes: those of them that are no weights of the network and no heads.
         learning_bytes: what must be kept for further tasks to be learned.
         capacity: layer -> share of its weights that some task so far uses, and ``total``; empty without masks.
         use: the same for this task alone.
@@ -41,6 +42,7 @@ class MemberReport:
     train_loss: float = float("nan")
     epochs: int = 0
     bytes: int = 0
+    overhead_bytes: int = 0
     learning_bytes: int = 0
     capacity: dict[str, float] = field(default_factory=dict)
     use: dict[str, float] = field(default_factory=dict)
@@ -91,7 +93,11 @@ def weights_in_use(masks: dict[str, Mask]) -> dict[str, Tensor]:
 
 def sizes(method: Method, memory: Tensors, hp: Tensors) -> dict[str, object]:
     """What one member stores, as fields of :class:`MemberReport`: while it learns, and in a deployment."""
-    return {"bytes": method.stored_bytes(memory, hp), "learning_bytes": method.learning_bytes(memory)}
+    return {
+        "bytes": method.stored_bytes(memory, hp),
+        "overhead_bytes": method.overhead_bytes(memory, hp),
+        "learning_bytes": method.learning_bytes(memory),
+    }
 
 
 def monitoring(method: Method, memory: Tensors, seen: int) -> dict[str, object]:

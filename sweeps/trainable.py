@@ -94,6 +94,7 @@ def _row(trial: Trial, report: MemberReport, cost: Payload) -> Payload:
         "train_loss": report.train_loss,
         "epochs": report.epochs,
         "bytes": report.bytes,
+        "overhead_bytes": report.overhead_bytes,
         "learning_bytes": report.learning_bytes,
         "capacity": report.capacity,
         "use": report.use,

@@ -207,6 +207,7 @@ def _task(record: SweepRecord, event: Event) -> None:
             fitted=[[_known(part) for part in curve] for curve in member.get("fitted") or []],
             cpu_seconds=member.get("cpu_seconds"),
             memory=member.get("memory"),
+            overhead_bytes=member.get("overhead_bytes"),
             learning_bytes=member.get("learning_bytes"),
         )
         record.totals.report(trial, trial.rows[seen])

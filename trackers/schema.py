@@ -15,8 +15,9 @@ pack    pack, plan: {members, threads, compiled, drop}, trials: [{trial, config,
 start   pack, attempt: int, lost: seconds that the attempt before worked after its last report, as far as is known
 task    pack, seen, checkpoint: path relative to the sweep folder | URI of a folder elsewhere | null, members: [{trial,
         validation: [T] | null, test: [T], train_loss, epochs, seconds and cpu_seconds (of this task alone, a member's share
-        of its pack's), memory: most bytes its worker used at a time, bytes, learning_bytes (of a deployment, and
-        to learn further tasks: the second is not in older journals), capacity: {layer: fraction, and "total" if
+        of its pack's), memory: most bytes its worker used at a time, bytes, overhead_bytes, learning_bytes (of a
+        deployment, those of it beside the network's weights and heads, and to learn further tasks: older journals
+        have the first alone), capacity: {layer: fraction, and "total" if
         the method has one}, reuse: [..] | null; and where the method has masks use: {layer: fraction, "total"} of
         this task alone, compressed: {hidden, with_head}: share of weights left with this task's units only, or {stored}:
         what is stored in place of the network's weights, as a share of them; and where the task was inferred inferred:
@@ -207,6 +208,7 @@ _MEMBER = _with(
         "cpu_seconds": _maybe(is_number),
         "memory": _maybe(is_count),
         "bytes": _maybe(is_number),
+        "overhead_bytes": _maybe(is_number),
         "learning_bytes": _maybe(is_number),
         "capacity": _maybe(_shares),
         "use": _maybe(_shares),

@@ -29,6 +29,7 @@ class TaskRow:
     fitted: list[list[list[float]]]
     cpu_seconds: float | None
     memory: int | None
+    overhead_bytes: int | None
     learning_bytes: int | None
 
 

@@ -336,6 +336,12 @@ class Method:
         """Bytes a deployment of one member must keep for all tasks in memory: those of :meth:`kept`, and the seed it may need."""
         return keeping.size_of(self.kept(memory, hp)) + SEED_BYTES * self.seeded
 
+    def overhead_bytes(self, memory: Tensors, hp: Tensors) -> int:
+        """Those of :meth:`stored_bytes` that are no weights of the network and no heads: masks, statistics, embeddings, a seed."""
+        kept = self.kept(memory, hp)
+        besides = {name: t for name, t in kept.items() if name not in self.body and not name.startswith(HEAD)}
+        return keeping.size_of(besides) + SEED_BYTES * self.seeded
+
     def learning_bytes(self, memory: Tensors) -> int:
         """Bytes of one member's memory between two tasks: what learning further ones takes; floats are counted at float32."""
         return keeping.size_of(keeping.as_written(memory))

@@ -124,10 +124,16 @@ def curve(record: TrialRecord) -> list[float]:
     return [100 * metrics.average_accuracy(record.test, seen) for seen in range(1, record.seen + 1)]
 
 
-def bytes_curve(record: TrialRecord) -> list[float]:
-    """Bytes to keep after 1..T tasks; NaN where not known."""
+def bytes_curve(record: TrialRecord, name: str = "bytes") -> list[float]:
+    """Bytes after 1..T tasks; NaN where not known.
+
+    Args:
+        record: a finished trial.
+        name: of ``bytes`` (to keep), ``overhead_bytes`` (of these, those beside the network's weights and heads) and
+            ``learning_bytes`` (for further tasks to be learned).
+    """
     rows = (record.rows.get(seen) for seen in range(1, record.seen + 1))
-    return [_known(row.bytes if row else None) for row in rows]
+    return [_known(getattr(row, name) if row else None) for row in rows]
 
 
 def own_record(needed: Needed) -> SweepRecord | None:

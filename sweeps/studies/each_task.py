@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from sweeps.studies.pareto import front
 from sweeps.studies.report import Block, Picture, Section
 from sweeps.studies.sized import KB, Cell
 from sweeps.studies.tables import Estimate, Rows, Table
-from sweeps.trials import Trial
 
 #: Folder in a home's studies of what was measured, a file a trial.
 MEASURED = "sizes"
@@ -25,36 +23,14 @@ _TITLE = "Each task alone"
 _SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Bytes:
-    """What a stored trial takes.
-
-    Attributes:
-        learning: bytes that learning further tasks takes.
-        tasks: of each task alone as a plain network; empty where a method's answers are more than a network's.
-    """
-
-    learning: int
-    tasks: list[int]
-
-
-def measured_bytes(trial: Trial, answers: Answers, data_dir: Path | None) -> Bytes:
-    """What a trial takes; measured now, or as it was kept.
-
-    Raises:
-        UserError: its weights are gone, or cannot be read.
-    """
-    first, *tasks = measured(trial, MEASURED, answers, data_dir, _measure)
-    return Bytes(first["learning"], [row["bytes"] for row in tasks])
-
-
 def _measure(predictor: Predictor, benchmark: Benchmark) -> list[Row]:
+    """Bytes of each task alone; nothing where a method's answers are more than a network's."""
     from clcore.export import is_plain, write_task
 
     tasks = range(predictor.tasks) if is_plain(predictor) else ()
     with tempfile.TemporaryDirectory() as scratch:
         written = [write_task(predictor, task, Path(scratch) / f"{task}.safetensors") for task in tasks]
-    return [{"learning": predictor.learning_bytes()}, *({"task": one.task, "bytes": one.kept} for one in written)]
+    return [{"task": one.task, "bytes": one.kept} for one in written]
 
 
 def each_task_section(found: Mapping[str, Sequence[Cell]], answers: Answers, data_dir: Path | None) -> Section:
@@ -86,7 +62,7 @@ def _points(cell: Cell, answers: Answers, data_dir: Path | None) -> list[Point]:
     sizes, accuracies = [], []
     for trial in cell.trials.values():
         if record := answers.get(trial):
-            sizes.append([KB * size for size in measured_bytes(trial, answers, data_dir).tasks])
+            sizes.append([KB * row["bytes"] for row in measured(trial, MEASURED, answers, data_dir, _measure)])
             accuracies.append([100 * float(value) for value in record.test[record.seen]])
     return [
         Point(cell.words, [seed[task] for seed in sizes], [seed[task] for seed in accuracies])
@@ -101,7 +77,7 @@ def _blocks(points: Mapping[str, Sequence[Sequence[Point]]]) -> list[Block]:
     some = f" Shown are {len(shown)} of {tasks} tasks." if len(shown) < tasks else ""
     caption = (
         "Test accuracy of each task after the last one was learned, against the bytes of its tensors as a plain network without "
-        "dead units, as --export writes it: mean over seeds ± half of the 95 % interval (Student's t); dashed: the task's Pareto front."
+        "dead units, as --export writes it: mean over seeds ± half of the 95 % interval (Student's t); dashed: its Pareto front."
     )
     picture = Picture("each_task", caption + some, partial(_draw, panels), broad=True)
     return [[picture], _table(points, tasks)]

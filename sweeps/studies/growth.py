@@ -1,4 +1,4 @@
-"""Bytes against the number of tasks: measured, by the papers' counts, and beyond a plain network (TFM, Fig. 1)."""
+"""Bytes against the number of tasks: measured, by the papers' counts, and beside its weights and heads (TFM, Fig. 1)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,6 @@ from clcore.errors import UserError
 from clcore.predictor import Recipe
 from sweeps.studies.answers import Answers, bytes_curve
 from sweeps.studies.draw_growth import Line, draw_growth
-from sweeps.studies.each_task import measured_bytes
 from sweeps.studies.overhead import FORMULAS, Formula, Size, size_of
 from sweeps.studies.report import Block, Picture, Section
 from sweeps.studies.sized import KB, Cell
@@ -19,6 +18,7 @@ from sweeps.studies.tables import Estimate, Rows, Table, number
 from sweeps.trials import Trial, build_benchmark
 
 _TITLE = "Bytes against the number of tasks"
+_RECORDED = ("bytes", "overhead_bytes", "learning_bytes")
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,15 @@ class Grown:
     Attributes:
         name: of the method.
         kept: seeds -> kilobytes to keep after 1..T tasks.
-        learning: seeds -> kilobytes to go on learning from after the last task; NaN is not known.
+        overhead: the same of what is kept beside the network's weights and heads; NaN is not known.
+        learning: the same of what further learning needs; NaN is not known.
         size: of its network.
     """
 
     name: str
     kept: list[list[float]]
-    learning: list[float]
+    overhead: list[list[float]]
+    learning: list[list[float]]
     size: Size
 
     @property
@@ -42,9 +44,26 @@ class Grown:
         """Its paper's count; None where that states none."""
         return FORMULAS.get(self.name)
 
-    def by_paper(self, tasks: int) -> float:
-        """Kilobytes after so many tasks by its paper's count; NaN where there is none."""
-        return KB * self.formula.bytes(self.size, tasks) if self.formula else math.nan
+    @property
+    def tasks(self) -> range:
+        """Numbers of tasks learned."""
+        return range(1, len(self.size.heads) + 1)
+
+    @property
+    def beside(self) -> list[list[float]]:
+        """Its overhead; where its paper's count holds while learning, what learning needs beyond the plain network."""
+        if self.formula is None or not self.formula.learning:
+            return self.overhead
+        return [[value - KB * self.size.plain(t) for t, value in zip(self.tasks, seed, strict=True)] for seed in self.learning]
+
+    def counted(self, beside: bool) -> list[float]:
+        """Kilobytes by its paper's count, of all or of what is beside the network; empty where there is nothing to be counted."""
+        formula = self.formula
+        if formula is None or (formula.learning and not beside):
+            return []
+        found = [KB * (formula.overhead if beside else formula.bytes)(self.size, t) for t in self.tasks]
+        told = any(found) if beside else formula.words != FORMULAS["finetune"].words
+        return found if told else []
 
 
 def growth_section(usual: Mapping[str, Cell], answers: Answers, data_dir: Path | None) -> Section:
@@ -67,15 +86,8 @@ def growth_section(usual: Mapping[str, Cell], answers: Answers, data_dir: Path |
 def _grown(name: str, cell: Cell, answers: Answers, data_dir: Path | None) -> Grown:
     trials = [*cell.trials.values()]
     records = [record for trial in trials if (record := answers.get(trial))]
-    kept = [[KB * value for value in bytes_curve(record)] for record in records]
-    return Grown(name, kept, [_learning(trial, answers, data_dir) for trial in trials], _size(trials[0], data_dir))
-
-
-def _learning(trial: Trial, answers: Answers, data_dir: Path | None) -> float:
-    try:
-        return KB * measured_bytes(trial, answers, data_dir).learning
-    except UserError:  # its weights are gone
-        return math.nan
+    curves = [[[KB * v for v in bytes_curve(record, name)] for record in records] for name in _RECORDED]
+    return Grown(name, curves[0], curves[1], curves[2], _size(trials[0], data_dir))
 
 
 def _size(trial: Trial, data_dir: Path | None) -> Size:
@@ -90,28 +102,22 @@ def _blocks(found: Sequence[Grown]) -> list[Block]:
         f"W = {size.weights:,} weights of the body, F = {size.features:,} hidden units; floats of 4 bytes; kB are 1000 bytes; "
         f"a plain network is that of {found[0].name} with its heads."
     )
-    caption = "Bytes to keep after each task with default values, mean over seeds with 95 % intervals; dotted: the paper's count."
-    beyond = (
-        "Right: what is kept beyond the same network with nothing but its heads, as in TFM's Fig. 1, though measured; below 0 a "
-        "method keeps less than that, because weights that no task uses are left out."
+    caption = "Left: bytes to keep after each task with default values. Right, as TFM's Fig. 1: those of them that are neither"
+    caption += (
+        " weights of the network nor heads (of methods whose paper counts what is there while learning: what that takes beyond the"
+        " plain network); nothing is drawn where there is nothing. Mean over seeds with 95 % intervals; dotted: the paper's count."
     )
-    picture = Picture("overhead", f"{caption} {beyond} {words}", partial(_draw, found), broad=True)
-    unknown = [grown.name for grown in found if grown.formula is None]
-    none = [f"No count is known to us from the papers of {', '.join(unknown)}: measured alone."] if unknown else []
-    return [[picture], _table(found, words), *none]
+    picture = Picture("overhead", f"{caption} {words}", partial(_draw, found), broad=True)
+    return [[picture], _table(found, words)]
 
 
 def _draw(found: Sequence[Grown], path: Path) -> None:
-    tasks = range(1, len(found[0].size.heads) + 1)
-    lines = {}
-    for grown in found:
-        plain = [KB * grown.size.plain(t) for t in tasks]
-        counted = [grown.by_paper(t) for t in tasks]
-        deployed = grown.formula is not None and not grown.formula.learning and counted != plain
-        lines[grown.name] = Line(grown.kept, counted if deployed else [], plain)
-    size = found[0].size
-    draw_growth(path, lines, {"a plain network, its heads": [KB * size.plain(t) for t in tasks],
-                              "a network of its own for each task": [KB * size.separate(t) for t in tasks]})  # fmt: skip
+    names = [f"{g.name} (n = {len(g.kept)})" for g in found]
+    kept = {name: Line(g.kept, g.counted(beside=False)) for name, g in zip(names, found, strict=True)}
+    beside = {name: Line(g.beside, g.counted(beside=True)) for name, g in zip(names, found, strict=True)}
+    size, tasks = found[0].size, found[0].tasks
+    bounds = {"a plain network with its heads": size.plain, "a network of its own for each task": size.separate}
+    draw_growth(path, kept, beside, {name: [KB * count(t) for t in tasks] for name, count in bounds.items()})
 
 
 def _table(found: Sequence[Grown], words: str) -> Table:
@@ -120,25 +126,34 @@ def _table(found: Sequence[Grown], words: str) -> Table:
     for grown in found:
         ends = [Estimate.of([values[i] for values in grown.kept], 1) for i in (0, -1)]
         more = [(values[-1] - values[0]) / (tasks - 1) if tasks > 1 else math.nan for values in grown.kept]
-        told = f"{grown.formula.words}{' (while learning)' if grown.formula.learning else ''}" if grown.formula else ""
-        learning = Estimate.of(grown.learning, 1)
-        rows.append([grown.name, *ends, Estimate.of(more, 2), learning, number(grown.by_paper(tasks), 1), told, len(grown.kept)])
+        others = [Estimate.of([values[-1] for values in measured], 1) for measured in (grown.overhead, grown.learning)]
+        rows.append([grown.name, *ends, Estimate.of(more, 2), *others, *_by_paper(grown, tasks), len(grown.kept)])
     size = found[0].size
     for name, count in (("a plain network", size.plain), ("a network a task", size.separate)):
         step = fmean(count(t + 1) - count(t) for t in range(1, tasks)) if tasks > 1 else math.nan
-        rows.append([name, *(number(KB * value, 1) for value in (count(1), count(tasks), step)), "", "", "", ""])
+        rows.append([name, *(number(KB * value, 1) for value in (count(1), count(tasks), step)), *[""] * 5])
     head = [
         "method",
         "after task 1, kB",
         f"after task {tasks}, kB",
         "a task more, kB",
+        "beside weights and heads, kB",
         "to learn on, kB",
         "by the paper, kB",
         "the paper's count",
         "seeds",
     ]
     caption = (
-        f"Measured bytes to keep, beside what the papers count after {tasks} tasks. To learn on: measured bytes of all that "
-        f"learning further tasks needs, which is what the counts are about that hold while learning. {words}"
+        f"Measured bytes to keep, and beside them what the papers count after {tasks} tasks. To learn on: measured bytes of all "
+        "that must be kept between two tasks for further ones to be learned, which is what the counts are about that hold while "
+        f"learning; what is needed within a task only, such as a teacher's copy, is not in it. {words}"
     )
     return Table("overhead", caption, head, rows)
+
+
+def _by_paper(grown: Grown, tasks: int) -> tuple[str, str]:
+    """Kilobytes, and what is counted."""
+    formula = grown.formula
+    if formula is None:
+        return number(math.nan), "none is known to us"
+    return number(KB * formula.bytes(grown.size, tasks), 1), f"{formula.words}{' (while learning)' if formula.learning else ''}"

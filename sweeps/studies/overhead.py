@@ -43,17 +43,29 @@ class Size:
         return _FLOAT * (tasks * self.body + self.heads[tasks - 1])
 
 
+def _nothing(size: Size, tasks: int) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Formula:
-    """A paper's count: in words, and in bytes after t tasks; ``learning``: while learning goes on, not in a deployment."""
+    """A paper's count after t tasks.
+
+    Attributes:
+        words: what it counts.
+        overhead: bytes beside the weights and heads of a network.
+        network: bytes of these.
+        learning: whether the overhead is there while learning goes on, and not in a deployment.
+    """
 
     words: str
-    bytes: Callable[[Size, int], float]
+    overhead: Callable[[Size, int], float] = _nothing
+    network: Callable[[Size, int], float] = Size.plain
     learning: bool = False
 
-
-def _over_plain(extra: Callable[[Size, int], float]) -> Callable[[Size, int], float]:
-    return lambda size, t: size.plain(t) + extra(size, t)
+    def bytes(self, size: Size, tasks: int) -> float:
+        """In all, after so many tasks."""
+        return self.network(size, tasks) + self.overhead(size, tasks)
 
 
 def _columns(size: Size, t: int) -> float:
@@ -69,34 +81,35 @@ def _columns(size: Size, t: int) -> float:
     return _FLOAT * (body + sum(head * k / whole for k, head in enumerate(own, start=1)))
 
 
-_ALONE = Formula("network with its heads", Size.plain)
-_WEIGHT_MASKS = Formula("network + T W / 8: a bit a weight and task", _over_plain(lambda s, t: t * s.weights / 8))
+_ALONE = Formula("network with its heads")
+_WEIGHT_MASKS = Formula("network + T W / 8: a bit a weight and task", lambda s, t: t * s.weights / 8)
 #: TFM, section 1: "a float per weight parameter, i.e. double the number of parameters"; an anchor, as large, is not counted there.
-_IMPORTANCE = Formula("network + W floats: an importance a weight", _over_plain(lambda s, t: _FLOAT * s.weights), learning=True)
+_IMPORTANCE = Formula("network + W floats: an importance a weight", lambda s, t: _FLOAT * s.weights, learning=True)
 #: TFM, section 1: distillation "usually duplicates the network size at least" while learning.
-_TEACHER = Formula("network + another one while learning", _over_plain(lambda s, t: _FLOAT * s.body), learning=True)
+_TEACHER = Formula("network + another one", lambda s, t: _FLOAT * s.body, learning=True)
 #: Method -> its bytes. Methods whose papers state no count are not here.
 FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("finetune", "freeze", "joint", "separate-heads"), _ALONE),
     # HAT, section 2.1: an embedding a unit and task; TFM, Fig. 1.
-    "hat": Formula("network + T F floats: an embedding a unit and task", _over_plain(lambda s, t: t * s.features * _FLOAT)),
+    "hat": Formula("network + T F floats: an embedding a unit and task", lambda s, t: t * s.features * _FLOAT),
     # TFM, section 1: a 2-bit mask value for each activation and task, and two floats more for feature normalisation.
     "tfm": Formula(
         "network + T F / 4 + (T - 1) F 2 floats: two bits a feature and task, a scale and a shift from the second task on",
-        _over_plain(lambda s, t: t * s.features / 4 + (t - 1) * s.features * 2 * _FLOAT),
+        lambda s, t: t * s.features / 4 + (t - 1) * s.features * 2 * _FLOAT,
     ),
     "packnet": _WEIGHT_MASKS,  # TFM, section 1: one bit per task per weight parameter; TFM, Fig. 1
     "rmn": _WEIGHT_MASKS,  # RMN, supplement 2.4: binary tensors, O(t k)
     # SupSup, section 3: one bit a weight and task over weights that are a seed.
     "supsup": Formula("T W / 8: a bit a weight and task, heads included; the weights come from a seed",
-                      lambda s, t: t * s.weights / 8 + s.heads[t - 1] / 8),
+                      lambda s, t: t * s.weights / 8 + s.heads[t - 1] / 8, network=_nothing),
     # HNET, appendix A and Fig. 3b: what is kept is theta, chunk embeddings among it, and an embedding a task.
-    "hnet": Formula("theta + T E floats: the hypernetwork and an embedding a task",
-                    lambda s, t: _FLOAT * (s.theta + t * s.embedding)),
+    "hnet": Formula("theta + T E floats: the hypernetwork and an embedding a task, in place of the network",
+                    lambda s, t: _FLOAT * (s.theta + t * s.embedding), network=_nothing),
     # BatchEnsemble, section 3: vectors r and s of each layer and task (SupSup, eq. 10).
     "batche": Formula("network + T S floats: a factor an input and output of each layer and task",
-                      _over_plain(lambda s, t: t * s.sides * _FLOAT)),
-    "pnn": Formula("first layer t / T + inner layers t (t + 1) / (2 T^2) of the network: columns that read those before", _columns),
+                      lambda s, t: t * s.sides * _FLOAT),
+    "pnn": Formula("first layer t / T + inner layers t (t + 1) / (2 T^2) of the network: columns that read those before",
+                   network=_columns),
     **dict.fromkeys(("ewc", "online-ewc", "laplace", "si", "mas", "rwalk"), _IMPORTANCE),
     **dict.fromkeys(("lwf", "lfl"), _TEACHER),
 }  # fmt: skip
