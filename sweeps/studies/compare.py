@@ -213,8 +213,8 @@ def _note(there: Sequence[Compared]) -> str:
     )
     return (
         f"Bold: the best, joint training and guessing aside.{lowest} {rho} Stored: what a deployment must keep after the last "
-        "task; to learn: what must be kept for further tasks to be learned (Fisher information, stored images, teachers, the "
-        "whole network), the training data of joint training aside."
+        "task; to learn: what must be kept for further tasks to be learned (Fisher information, stored images, the whole "
+        "network), the training data of joint training aside."
     )
 
 

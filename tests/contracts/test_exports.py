@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 from helpers import SCENARIOS, finish, learner, spread
+from safetensors.torch import load_file
 
 from clcore.errors import BadValue, UserError
 from clcore.export import read_all, read_task, write_all, write_task
@@ -16,6 +17,8 @@ from clcore.predictor import Predictor, Recipe
 NAMES = METHODS.names()
 #: Each method in one scenario, neighbours in different ones; HopSupSup where its file says less than its memory, no task.
 WHERE = {name: SCENARIOS[place % 3] for place, name in enumerate(NAMES)} | {"hopsupsup": "domain-il", "supsup": "class-il"}
+#: Methods that keep more than weights and heads.
+BESIDE = {"batche", "den", "hat", "hnet", "hopsupsup", "mbpa", "packnet", "pathnet", "psp", "rmn", "supsup", "tfm"}
 TASKS, NET = 2, "mlp:12-12"
 
 
@@ -79,6 +82,17 @@ def test_one_task_is_a_plain_network_that_says_the_same(name, tmp_path):
         assert torch.equal(model.classes(model.predict(inputs)), classes)
         assert written.kept == path.stat().st_size - written.header <= sum(4 * t.numel() for t in weights.values())
         assert written.weights <= written.full
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_overhead_is_what_the_file_holds_beside_weights_and_heads(name, tmp_path):
+    predictor, _, said = trained(name, WHERE[name])
+    path = tmp_path / "all.safetensors"
+    write_all(predictor, path)
+    tensors = load_file(path)
+    network = sum(t.nbytes for n, t in tensors.items() if n.startswith(("layers.", "head.", "heads.")))
+    assert said.overhead_bytes == said.bytes - network
+    assert (said.overhead_bytes > 0) == (name in BESIDE)
 
 
 @pytest.mark.parametrize("name", NAMES)

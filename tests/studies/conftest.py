@@ -1,6 +1,11 @@
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "faults"))
+
 from studies_kit import Studies
 
 

@@ -10,6 +10,7 @@ import typer
 
 from clcore import networks
 from clcore.errors import BadValue, UnknownName
+from clcore.methods import METHODS, Layout
 from sweeps import study
 from sweeps.studies import knobs
 from sweeps.studies.overhead import FORMULAS, size_of
@@ -136,22 +137,55 @@ def benchmark(classes, scenario):
     return SimpleNamespace(scenario=scenario, tasks=[SimpleNamespace(classes=range(c)) for c in classes])
 
 
+def method(name, scenario="task-il", tasks=3, **values):
+    found = METHODS.get(name)
+    network = networks.build("mlp:100-100", (1, 28, 28), 0)
+    return found(found.Hyper(**values), network, Layout(scenario, (2,) * tasks))
+
+
 def test_the_papers_counts_by_hand():
     """784-100-100 and heads of 2 classes: W = 88,400 weights, F = 200 units, biases 200, a head 202 numbers."""
-    network = networks.build("mlp:100-100", (1, 28, 28), 0)
-    size = size_of(network, benchmark([2, 2, 2], "task-il"))
-    assert (size.weights, size.features, size.body, size.heads) == (88_400, 200, 88_600, (202, 404, 606))
-    assert size_of(network, benchmark([2, 2, 2], "domain-il")).heads == (202, 202, 202)
+    size = size_of(method("finetune"), benchmark([2, 2, 2], "task-il"))
+    assert (size.weights, size.first, size.features, size.body, size.heads) == (88_400, 78_400, 200, 88_600, (202, 404, 606))
+    assert size.sides == (784 + 100) + (100 + 100)
+    assert size_of(method("finetune", "domain-il"), benchmark([2, 2, 2], "domain-il")).heads == (202, 202, 202)
+    assert size_of(method("hat", "domain-il"), benchmark([2, 2, 2], "domain-il")).heads == (202, 404, 606)  # HAT's are private
     plain = 4 * (88_600 + 606)
-    assert size.plain(3) == plain
-    by = {name: FORMULAS[name].bytes(size, 3) for name in ("hat", "tfm", "packnet", "supsup", "ewc")}
-    assert by == {
-        "hat": plain + 3 * 200 * 4,
-        "tfm": plain + 3 * 200 / 4 + 2 * 200 * 8,
-        "packnet": plain + 3 * 88_400 / 8,
-        "supsup": 3 * 88_400 / 8 + 606 / 8,
-        "ewc": plain + 2 * 88_400 * 4,
+    assert size.plain(3) == FORMULAS["finetune"].bytes(size, 3) == plain
+    assert size.separate(3) == 4 * (3 * 88_600 + 606)
+    counts = {
+        "hat": (plain, 3 * 200 * 4),
+        "tfm": (plain, 3 * 200 / 4 + 2 * 200 * 8),
+        "packnet": (plain, 3 * 88_400 / 8),
+        "rmn": (plain, 3 * 88_400 / 8),
+        "supsup": (0, 3 * 88_400 / 8 + 606 / 8),
+        "batche": (plain, 3 * (884 + 200) * 4),
+        "ewc": (plain, 88_400 * 4),
+        "lwf": (plain, 88_600 * 4),
     }
+    for name, (network, overhead) in counts.items():
+        formula = FORMULAS[name]
+        assert (formula.overhead(size, 3), formula.bytes(size, 3)) == (overhead, network + overhead), name
+
+
+def test_the_count_of_a_hypernetwork_by_hand():
+    """P = 88,600 + 3 heads of 202 = 89,206 outputs in 90 chunks of 1000; 32 + 8 numbers in, 25 and 25 hidden."""
+    made = method("hnet", chunk=1000, layers="25-25", embedding_size=32, chunk_embedding_size=8)
+    size = size_of(made, benchmark([2, 2, 2], "task-il"))
+    theta = 90 * 8 + (40 * 25 + 25) + (25 * 25 + 25) + (25 * 1000 + 1000)
+    assert (size.theta, size.embedding) == (theta, 32)
+    assert [FORMULAS["hnet"].bytes(size, t) for t in (1, 3)] == [4 * (theta + 32), 4 * (theta + 3 * 32)]
+
+
+def test_the_count_of_columns_by_hand():
+    """Two tasks, two columns of 50-50: the second column reads both, and so does the second head."""
+    size = size_of(method("pnn", tasks=2), benchmark([2, 2], "task-il"))
+    first = 784 * 50 + 50 + 50 * 50 + 50
+    second = 784 * 50 + 50 + 100 * 50 + 50
+    heads = 2 * 50, 2 * 100
+    biases = 2 / 2, 2  # a head's biases are counted with its weights, so that the first has half of them
+    assert FORMULAS["pnn"].bytes(size, 1) == 4 * (first + heads[0] + biases[0])
+    assert FORMULAS["pnn"].bytes(size, 2) == 4 * (first + second + sum(heads) + sum(biases))
 
 
 def test_a_space_file_is_named_by_what_it_holds(tmp_path):

@@ -64,6 +64,7 @@ class FakeSweep:
             "epochs": 3,
             "seconds": 1.5,
             "bytes": 4096 + seen,
+            "overhead_bytes": 1024 + seen,
             "learning_bytes": 8192 + seen,
             "capacity": {"units1": 0.1 * seen, "units2": 0.05 * seen},
             "reuse": None,

@@ -257,11 +257,13 @@ def test_not_finite_and_odd_names(sweep, make, client):
         "capacity/units_1_",
         "cost/bytes",
         "cost/learning_bytes",
+        "cost/overhead_bytes",
         "cost/seconds",
         "train/epochs",
     }
     assert child.data.metrics["capacity/total"] == 0.25
     assert child.data.metrics["cost/learning_bytes"] == 8192 + 2
+    assert child.data.metrics["cost/overhead_bytes"] == 1024 + 2
 
 
 def test_reading_back(sweep, make, client, uri):
