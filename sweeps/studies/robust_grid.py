@@ -54,13 +54,16 @@ def _lead(asked: Robustness, grid: Grid, marked: dict[str, Cell | None]) -> str:
     text = (
         f"{one:.0f} % of the {len(grid.found)} cells are within 1 point of the best average accuracy, {five:.0f} % within 5 points."
     )
+    if (first := marked["start here"]) is not None:
+        text += f" A newcomer should start from {choices_text(grid.words(first), grid.knobs)}."
     top = marked["best on validation"]
-    if top is None or top == grid.default:
+    if top is None:
         return text
-    difference, half, n = paired(grid, top, grid.default)
-    gain = Estimate(difference, half, n).text
+    if top == grid.default:
+        return f"{text} Not tuning at all costs nothing: of all cells the default is the one that validation chooses."
+    loss = Estimate(*paired(grid, top, grid.default))
     how = "how far the default is below the cell chosen on validation"
-    return f"{text} Not tuning at all costs {gain} points (n = {n} seeds): {how}."
+    return f"{text} Not tuning at all costs {loss.text} points (n = {loss.n} seeds): {how}."
 
 
 def _advice(grid: Grid, marked: dict[str, Cell | None]) -> list[Block]:

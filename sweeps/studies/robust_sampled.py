@@ -40,7 +40,9 @@ def report(asked: Robustness, answers: Answers, command: str) -> Report:
     stored = _stored(drawn_sweep, untuned, answers) if asked.corruptions else {}
     if stored:
         sections.append(corruption_section("configuration", stored, answers, untuned.settings.data_dir))
-    lead = _lead(found, default) + (" The study is not complete: see what is missing." if missing_lines(sweeps, answers) else "")
+    lead = _lead(found, default, keys) + (
+        " The study is not complete: see what is missing." if missing_lines(sweeps, answers) else ""
+    )
     return Report(study, lead, [*sections, *closing_sections(sweeps, answers, command)], {})
 
 
@@ -57,21 +59,21 @@ def _stored(sweep: Needed, untuned: Needed, answers: Answers) -> dict[str, list[
     """The trials whose weights are tried on corrupted images: nobody's choice, and the best on validation data."""
     groups = {"default": untuned.trials()}
     if best := next(iter(drawn(sweep, answers)), None):
-        values, configuration = best
-        words = f"best on validation: {choices_text(values, values)}"
-        groups[words] = [Trial(configuration, seed) for seed in sweep.settings.seeds]
+        groups["best on validation"] = [Trial(best[1], seed) for seed in sweep.settings.seeds]
     there = {words: [trial for trial in trials if answers.get(trial)] for words, trials in groups.items()}
     return {words: trials for words, trials in there.items() if trials}
 
 
-def _lead(found: Sequence[Configuration], default: dict[int, float]) -> str:
+def _lead(found: Sequence[Configuration], default: dict[int, float], keys: Sequence[str]) -> str:
     if not found:
         return "Nothing has finished yet."
     one, five = (100 * _within(found, points) for points in (1, 5))
     of = f"of the {len(found)} sampled configurations"
     text = f"{one:.0f} % {of} are within 1 point of the best average accuracy, {five:.0f} % within 5."
     loss = _loss(found[0], default)
-    return text if not loss.n else f"{text} Not tuning at all costs {loss.text} points (n = {loss.n} seeds)."
+    text += f" A newcomer should start from {choices_text(found[0].choices, keys)}, the best on validation."
+    how = "how far the default is below it"
+    return text if not loss.n else f"{text} Not tuning at all costs {loss.text} points (n = {loss.n} seeds): {how}."
 
 
 def _within(found: Sequence[Configuration], points: float) -> float:

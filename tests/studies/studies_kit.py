@@ -14,10 +14,10 @@ class Studies:
     def __init__(self, home, capsys):
         self.home, self.capsys = home, capsys
 
-    def __call__(self, words, *more):
+    def __call__(self, words, *more, small=SMALL):
         """Runs it; returns the exit code and what was printed."""
         self.capsys.readouterr()
-        code = study.main([*shlex.split(words), *shlex.split(SMALL), *map(str, more), "--home", str(self.home)])
+        code = study.main([*shlex.split(words), *shlex.split(small), *map(str, more), "--home", str(self.home)])
         return code, self.capsys.readouterr().out
 
     @property

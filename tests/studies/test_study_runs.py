@@ -14,6 +14,7 @@ from sweep_kit import ROOT, reports, rows_are_unique, stored, wait_for
 
 from clcore.errors import UserError
 from sweeps import session
+from sweeps.studies.knobs import NAMED
 from trackers.predictors import stored_predictor
 from trackers.record import load
 
@@ -147,6 +148,30 @@ def test_robustness_of_a_grid_with_corrupted_images(studies):
     assert kept == {path: path.stat().st_mtime_ns for path in (studies.home / "studies" / "corruptions").iterdir()}
 
 
+#: What each named method's paper measures besides accuracy and forgetting.
+MORE = {"hat": {"rho"}, "hnet": {"during"}, "hnet-r": {"during"}}
+
+
+@pytest.mark.parametrize("method", sorted(NAMED))
+def test_a_grid_of_each_named_method_is_analysed_in_full(method, studies):
+    own_rate = SMALL.replace("--set lr=0.5", "")  # SupSup's is varied
+    code, out = studies(f"robustness --method {method} --seeds 2 --cells 2x2 --no-corruptions", small=own_rate)
+    assert code == 0, out
+    folder, measures = studies.folder("robustness"), {"accuracy", "forgetting"} | MORE.get(method, set())
+    assert {path.stem.split("_")[1] for path in folder.glob("map_*.png")} == measures
+    assert {path.stem.split("_")[1] for path in folder.glob("effects_*.png")} == measures
+    assert [row["seeds"] for row in rows(folder, "cells")] == ["2"] * 4
+    assert all(float(row["validation accuracy, %, half of 95 % interval"]) >= 0 for row in rows(folder, "cells"))
+    sources = [row["source"] for row in rows(folder, "variance") if row["measure"].startswith("average")]
+    assert sources == [*NAMED[method], " x ".join(NAMED[method]), "seed (residual)"]
+    assert [row["cell"] for row in rows(folder, "advice")] == ["default", "best on validation", "start here"]
+    assert all(float(row["below the best, points, half of 95 % interval"]) >= 0 for row in rows(folder, "advice"))
+    assert len(rows(folder, "shares")) == 2
+    lead = (folder / "report.md").read_text().splitlines()[2]
+    for said in ("within 1 point of the best", "within 5 points", "A newcomer should start from", "Not tuning at all costs"):
+        assert said in lead
+
+
 def test_an_unfinished_grid_says_so_and_has_no_variance(studies):
     assert studies("robustness --method hat --seeds 1 --cells 2x2 --no-corruptions --no-references")[0] == 0
     code, out = studies("robustness --method hat --seeds 2 --cells 2x2 --no-corruptions --no-references", "--from-record")
@@ -163,7 +188,7 @@ def test_robustness_of_a_sampled_space(studies):
     assert len(rows(folder, "configurations")) == 5  # four and the default
     assert "It takes 20 configurations" in (folder / "report.md").read_text()
     listed, found = rows(folder, "configurations"), rows(folder, "corruptions")
-    clean = {row["configuration"].split(":")[0]: float(row["severity 0, %"]) for row in found}
+    clean = {row["configuration"]: float(row["severity 0, %"]) for row in found}
     assert clean["default"] == pytest.approx(float(listed[-1]["accuracy, %"]), abs=1e-6)
     assert clean["best on validation"] == pytest.approx(float(listed[0]["accuracy, %"]), abs=1e-6)
     before = studies.reports
