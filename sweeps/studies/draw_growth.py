@@ -52,7 +52,7 @@ def draw_growth(path: Path, kept: Mapping[str, Line], beside: Mapping[str, Line]
     for dashes, (name, values) in zip(("--", "-."), bounds.items(), strict=False):
         left.plot(range(1, len(values) + 1), values, color="black", ls=dashes, lw=1.2, label=name)
     kit.dress(left, "Bytes to keep against the number of tasks", "tasks learned", "to keep (kB)")
-    kit.dress(right, "Of these, beside weights and heads", "tasks learned", "overhead (kB)")
+    kit.dress(right, "Overhead: beside weights and heads", "tasks learned", "overhead (kB)")
     _scale(left, [*(v for line in kept.values() for v in line.values), *(v for values in bounds.values() for v in values)])
     _scale(right, [v for line in beside.values() for v in line.values if v])
     handles, labels = left.get_legend_handles_labels()

@@ -55,7 +55,7 @@ def draw_sizes(path: Path, groups: Mapping[str, Sequence[Point]], labels: tuple[
 
 
 def draw_tasks(path: Path, panels: Mapping[str, Mapping[str, Sequence[Point]]], labels: tuple[str, str], title: str) -> None:
-    """Draws accuracy against size, a panel a task, each with its own front.
+    """Draws accuracy against size, a panel a task, each with its own front; intervals may go beyond the picture.
 
     Args:
         path: PNG or SVG.
@@ -81,13 +81,24 @@ def draw_tasks(path: Path, panels: Mapping[str, Mapping[str, Sequence[Point]]], 
         axes.grid(axis="x", color=kit.PALE, lw=0.8)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    percent_axis(grid[0, 0])
-    if wide([size for size, _ in means]):
-        for axes in grid.flat:
-            logarithmic(axes, "x")
+    _look_at(grid[0, 0], means)
     made.suptitle(kit.plain(title, 160), fontsize=9.5, x=0.01, ha="left")
     made.legend(*grid[0, 0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left", ncols=4)
     kit.save(made, path)
+
+
+def _look_at(axes: "Axes", means: Sequence[tuple[float, float]]) -> None:
+    """Ends axes where the means do, with some room: one wide interval of few seeds would else flatten all panels."""
+    sizes, accuracies = zip(*means, strict=True)
+    low, high = min(sizes), max(sizes)
+    if wide(sizes):
+        logarithmic(axes, "x")
+        axes.set_xlim(low / 1.5, high * 1.5)
+    else:
+        room = max(0.15 * (high - low), 0.05 * high)
+        axes.set_xlim(low - room, high + room)
+    room = max(0.2 * (max(accuracies) - min(accuracies)), 1.0)
+    axes.set_ylim(min(accuracies) - room, min(max(accuracies) + room, 100.0 + room / 4))
 
 
 def _draw_points(axes: "Axes", groups: Mapping[str, Sequence[Point]]) -> list[tuple[float, float]]:

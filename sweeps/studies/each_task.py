@@ -77,7 +77,8 @@ def _blocks(points: Mapping[str, Sequence[Sequence[Point]]]) -> list[Block]:
     some = f" Shown are {len(shown)} of {tasks} tasks." if len(shown) < tasks else ""
     caption = (
         "Test accuracy of each task after the last one was learned, against the bytes of its tensors as a plain network without "
-        "dead units, as --export writes it: mean over seeds ± half of the 95 % interval (Student's t); dashed: its Pareto front."
+        "dead units, as --export writes it: mean over seeds ± half of the 95 % interval (Student's t), which may leave the "
+        "picture; dashed: the task's Pareto front."
     )
     picture = Picture("each_task", caption + some, partial(_draw, panels), broad=True)
     return [[picture], _table(points, tasks)]

@@ -108,7 +108,9 @@ def _blocks(found: Sequence[Grown]) -> list[Block]:
         " plain network); nothing is drawn where there is nothing. Mean over seeds with 95 % intervals; dotted: the paper's count."
     )
     picture = Picture("overhead", f"{caption} {words}", partial(_draw, found), broad=True)
-    return [[picture], _table(found, words)]
+    older = [g.name for g in found if any(math.isnan(v) for seed in (*g.overhead, *g.learning) for v in seed)]
+    lacks = f"Not recorded when the trials of {', '.join(older)} ran: what is beside weights and heads, and what learning needs."
+    return [[picture], _table(found, words), *([lacks] if older else [])]
 
 
 def _draw(found: Sequence[Grown], path: Path) -> None:
