@@ -21,6 +21,14 @@ MEASURED = "corruptions"
 _TITLE = "Robustness of the learned networks"
 #: Severity 0, no corruption.
 _NONE = "none"
+#: Picture -> what its panels' axes count, and its title.
+_PICTURES = {
+    "corruptions": ("severity of {}", "Accuracy after the last task on corrupted test images, mean over all tasks"),
+    "corruptions_by_task": (
+        "task, under {}",
+        "Accuracy of each task after the last one on corrupted test images, mean over the five severities",
+    ),
+}
 _OVER = "mean over seeds ± half of the 95 % interval"
 
 
@@ -103,11 +111,9 @@ def _blocks(found: Found) -> list[Block]:
     by_task = {kind: found.curves(kind, [([task], worse) for task in found.tasks]) for kind in found.kinds}
     caption = f"Average test accuracy over all tasks on corrupted images, {_OVER}; severity 0 is none."
     each = f"Each task after the last one was learned: mean over the five severities, {_OVER}."
-    stored = "Stored weights, nothing trained again; of more than eight curves the mean alone."
-    places = [task + 1 for task in found.tasks]
     pictures = [
-        Picture("corruptions", f"{caption} {stored}", partial(_draw, by_severity, found.severities, "severity of {}"), broad=True),
-        Picture("corruptions_by_task", f"{each} {stored}", partial(_draw, by_task, places, "task, under {}"), broad=True),
+        _picture("corruptions", caption, by_severity, found.severities),
+        _picture("corruptions_by_task", each, by_task, [task + 1 for task in found.tasks]),
     ]
     head = [found.what, "corruption", *(f"severity {s}, %" for s in found.severities), "seeds"]
     rows: Rows = [
@@ -118,9 +124,15 @@ def _blocks(found: Found) -> list[Block]:
     return [pictures, Table("corruptions", caption, head, rows, numbers=2), _by_task(found, each, by_task), _in_full(found)]
 
 
-def _draw(curves: Mapping[str, Curves], places: Sequence[int], words: str, path: Path) -> None:
-    title = "Accuracy after the last task on corrupted test images"
-    draw_panels(path, {words.format(kind): lines for kind, lines in curves.items()}, places, title)
+def _picture(name: str, caption: str, curves: Mapping[str, Curves], places: Sequence[int]) -> Picture:
+    stored = "Stored weights, nothing trained again; of more than eight curves the mean alone."
+    words, title = _PICTURES[name]
+    panels = {words.format(kind): lines for kind, lines in curves.items()}
+    return Picture(name, f"{caption} {stored}", partial(_draw, panels, places, title), broad=True)
+
+
+def _draw(panels: Mapping[str, Curves], places: Sequence[int], title: str, path: Path) -> None:
+    draw_panels(path, panels, places, title)
 
 
 def _by_task(found: Found, caption: str, curves: Mapping[str, Curves]) -> Table:
