@@ -85,7 +85,7 @@ _ALONE = Formula("network with its heads")
 _WEIGHT_MASKS = Formula("network + T W / 8: a bit a weight and task", lambda s, t: t * s.weights / 8)
 #: TFM, section 1: "a float per weight parameter, i.e. double the number of parameters"; an anchor, as large, is not counted there.
 _IMPORTANCE = Formula("network + W floats: an importance a weight", lambda s, t: _FLOAT * s.weights, learning=True)
-#: TFM, section 1: distillation "usually duplicates the network size at least" while learning.
+#: TFM, section 1: distillation and model-based approaches "usually duplicate the network size at least", while learning.
 _TEACHER = Formula("network + another one", lambda s, t: _FLOAT * s.body, learning=True)
 #: Method -> its bytes. Methods whose papers state no count are not here.
 FORMULAS: dict[str, Formula] = {
