@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that all nodes together may take; the first process of a node takes a few, more where packages are on a network disk.
 PATIENCE = 60.0
+#: Seconds that the others still have once something is wrong with one of them, so that all of it can be said at once.
+GRACE = 3.0
 #: Bytes that a node's temporary folder must have free: each checkpoint is made there.
 LEAST_FREE = 100 * 1024**2
 #: What must be the same everywhere; ``clsweep`` is a digest of the code.
@@ -37,8 +40,8 @@ def check_nodes(storage: str, needed_bytes: int = LEAST_FREE) -> None:
     here = look("", "", "")
     try:
         with _marked(uri, said) as came_back:
-            answers = _answered(_asked(look, uri, said))
-            wrong = {name: _wrong(uri, said, answer, here, needed_bytes) for name, answer in answers.items()}
+            asked = _asked(look, uri, said, lambda answer: not _wrong(uri, said, answer, here, needed_bytes))
+            wrong = {name: _wrong(uri, said, answer, here, needed_bytes) for name, answer in _answered(asked).items()}
             for name in [name for name, faults in wrong.items() if not faults and not came_back(own_file(said, name))]:
                 wrong[name] = [f"what it wrote in {uri} is not seen from here"]
     except StorageFailed as error:
@@ -122,10 +125,9 @@ def _answered(asked: Mapping[str, Facts | None]) -> dict[str, Facts]:
     return answers
 
 
-def _asked(look: Callable[[str, str, str], Facts], uri: str, said: str) -> dict[str, Facts | None]:
-    """Node -> its answer; None: it gave none."""
+def _asked(look: Callable[[str, str, str], Facts], uri: str, said: str, well: Callable[[Facts], bool]) -> dict[str, Facts | None]:
+    """Node -> its answer; None: it gave none, or none yet when one that is not well has."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(look)
@@ -134,17 +136,32 @@ def _asked(look: Callable[[str, str, str], Facts], uri: str, said: str) -> dict[
         pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
         refs[name] = task.options(scheduling_strategy=pinned).remote(uri, said, own_file(said, name))
-    ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=PATIENCE)
+    names = {ref: name for name, ref in refs.items()}
     answers: dict[str, Facts | None] = dict.fromkeys(refs)
-    for name, ref in refs.items():
-        if ref in ready:
-            try:
-                answers[name] = ray.get(ref)
-            except RayTaskError as error:
-                answers[name] = {"failed": str(error).strip().splitlines()[-1]}
-            except RayError as error:  # the node or its worker was lost
-                log.warning("node %s: %s", name, error)
+    end = time.monotonic() + PATIENCE
+    while names and (left := end - time.monotonic()) > 0:
+        ready, _ = ray.wait(list(names), timeout=left)
+        for ref in ready:
+            name = names.pop(ref)
+            answer = answers[name] = _answer(name, ref)
+            if answer is not None and not well(answer):
+                end = min(end, time.monotonic() + GRACE)
     return answers
+
+
+def _answer(name: str, ref: Any) -> Facts | None:
+    """What a node has said; None: it was lost."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        found: Facts = ray.get(ref)
+    except RayTaskError as error:
+        return {"failed": str(error).strip().splitlines()[-1]}
+    except RayError as error:  # the node or its worker was lost
+        log.warning("node %s: %s", name, error)
+        return None
+    return found
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clcore.errors import UserError
-from sweeps.settings import Settings
+
+if TYPE_CHECKING:  # it needs torch, whose import takes seconds
+    from sweeps.settings import Settings
 
 GIB = 1024**3
 #: So that a third of a GPU fits three times.
@@ -16,13 +19,13 @@ ROUNDING = 1e-9
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
-def pack_resources(settings: Settings) -> dict[str, float]:
+def pack_resources(settings: "Settings") -> dict[str, float]:
     """What Ray sets aside for each pack: cores, GPUs and bytes of memory."""
     asked = {"cpu": float(settings.cpus), "gpu": settings.gpus_per_trial}
     return asked | ({"memory": float(int(settings.memory * GIB))} if settings.memory else {})
 
 
-def packs_on(node: Mapping[str, float], settings: Settings) -> int:
+def packs_on(node: Mapping[str, float], settings: "Settings") -> int:
     """Packs that fit on a node at the same time.
 
     Args:
@@ -40,7 +43,7 @@ def packs_on(node: Mapping[str, float], settings: Settings) -> int:
     return int(min(shares) + ROUNDING)
 
 
-def room_for(nodes: Sequence[Mapping[str, float]], settings: Settings) -> int:
+def room_for(nodes: Sequence[Mapping[str, float]], settings: "Settings") -> int:
     """Packs that a cluster can run at the same time.
 
     Args:

@@ -21,9 +21,10 @@ from sweeps.fork import beginning
 from sweeps.inline import run_inline
 from sweeps.log_file import LogFile
 from sweeps.manifest import sweep_event, write_manifest
-from sweeps.on_ray import cluster_workers, prepare_environment, ray_session, run_on_ray
+from sweeps.on_ray import cluster_workers, ray_session, run_on_ray
 from sweeps.planned import local_workers, planned
 from sweeps.progress import Display
+from sweeps.ray_variables import prepare_environment
 from sweeps.search import Grid, Search, Study
 from sweeps.sizes import check_room
 from sweeps.spaces import describe
