@@ -1,6 +1,7 @@
 """What a pack asks for, and how many of them the nodes of a cluster can run at the same time."""
 
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ GIB = 1024**3
 ROUNDING = 1e-9
 #: Where Linux says how much memory a container may use.
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
+#: Where Linux says what the processor is.
+PROCESSOR = Path("/proc/cpuinfo")
 
 
 def pack_resources(settings: "Settings") -> dict[str, float]:
@@ -67,6 +70,16 @@ def machine_bytes() -> int:
     with suppress(OSError, ValueError):  # where there is no limit it says "max"
         return min(whole, int(CONTAINER.read_text()))
     return whole
+
+
+def processor() -> str:
+    """Model of this machine's processor."""
+    with suppress(OSError):  # Linux
+        for line in PROCESSOR.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _described(nodes: Sequence[Mapping[str, float]]) -> str:
