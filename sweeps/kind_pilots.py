@@ -4,6 +4,7 @@ A pack is planned before it is known where it runs, and may be gone on with on a
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Share of a GPU that measuring asks for; nothing of ours runs there before the sweep.
 SHARE = 0.01
-#: Seconds that measuring may take on a node; compiling takes half a minute on a quiet one.
+#: Seconds that measuring may take in all; compiling takes half a minute on a quiet node, and a GPU may be another's meanwhile.
 PATIENCE = 600.0
 #: Nodes of a kind that are tried.
 TRIES = 3
@@ -87,10 +88,11 @@ def _measured_there(trial: Trial, most: int, like: Pack, kinds: Mapping[Kind, Gr
 
     task = ray.remote(num_cpus=0, num_gpus=SHARE if like.device.startswith("cuda") else 0)(measured)
     found: dict[Kind, Pilot] = {}
+    end = time.monotonic() + PATIENCE
     for number in range(TRIES):
         left = {kind: group.nodes[number] for kind, group in kinds.items() if kind not in found and number < len(group.nodes)}
         asked = {kind: (node, (trial, most, like, kind.sharing)) for kind, node in left.items()}
-        for kind, answer in ask_each(task, asked, PATIENCE).items():
+        for kind, answer in ask_each(task, asked, end - time.monotonic()).items():
             if isinstance(answer, Exception):
                 raise answer
             if answer is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
+from clcore.errors import UserError
 from sweeps.each_node import ask_each
 from sweeps.resources import GIB, ROUNDING, machine_bytes, packs_on, processor
 
@@ -63,6 +64,9 @@ def kinds_of(settings: "Settings", device: str) -> dict[Kind, Group]:
     Args:
         settings: what a pack asks for.
         device: torch device of packs.
+
+    Raises:
+        UserError: none answers.
     """
     import ray
 
@@ -70,6 +74,10 @@ def kinds_of(settings: "Settings", device: str) -> dict[Kind, Group]:
     task = ray.remote(num_cpus=0)(described)
     answers = ask_each(task, {name: (name, ()) for name in able}, PATIENCE)
     known = {name: answer for name, answer in answers.items() if isinstance(answer, tuple)}
+    if not known:
+        raise UserError(
+            f"the cluster is not ready. None of the {len(able)} nodes that can run packs gave an answer in {PATIENCE:.0f} s."
+        )
     return grouped(able, known, settings, device)
 
 
