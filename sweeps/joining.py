@@ -34,7 +34,7 @@ NO_HEAD = "what answers there is no head of a Ray cluster, whose port is 6379 un
 REASONS = {
     "InvalidAuthToken|Unauthenticated": f"it does not take the token that is sent, or wants one; {NAME_IT}",
     "AuthenticationError": f"there is no token here; {NAME_IT}",
-    "Failed to connect to GCS|rpc_code: 12": NO_HEAD,
+    "Failed to connect to GCS|rpc_code: 12": NO_HEAD,  # 12: gRPC's UNIMPLEMENTED
 }
 VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 

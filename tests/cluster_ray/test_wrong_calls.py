@@ -104,6 +104,18 @@ def test_who_answers_is_asked_before_ray_is(monkeypatch):
         knock(address)
 
 
+def test_a_job_of_a_cluster_is_in_it_already(monkeypatch):
+    def never(*words, **more):
+        raise AssertionError("it tries to join")
+
+    monkeypatch.setattr(joining.subprocess, "Popen", never)
+    monkeypatch.setenv(joining.OF_JOB, "{}")
+    joining.check_joining("auto")
+    monkeypatch.delenv(joining.OF_JOB)
+    with pytest.raises(AssertionError):
+        joining.check_joining("auto")
+
+
 VERSIONS = """RuntimeError: Version mismatch: The cluster was started with:
     Ray: 2.60.0
     Python: 3.11.7
