@@ -8,9 +8,9 @@ import typer
 
 from cluster.auth import own_environment
 from cluster.supervise import Stopped, driver_command, signals, supervise
-from cluster.words import Retries, TokenFile, Words, check_sweep, read_words
-from sweeps.joining import check_joining
-from sweeps.on_ray import LOOPBACK
+from cluster.words import Retries, TokenFile, Words, check_words
+from sweeps.joining import knock
+from sweeps.ray_variables import LOOPBACK
 from trackers.command import console_here, say, typed_command
 
 
@@ -23,9 +23,8 @@ def attach(
 ) -> None:
     """Runs a sweep on a Ray cluster that is there; the driver is here, and is started again when it is lost."""
     environment = {**own_environment(token_file), **near(address)}
-    settings = read_words(words)
-    check_joining(address, environment)
-    check_sweep(settings)
+    check_words(words)
+    knock(address)  # all else the driver sees, which takes seconds to start
     command = driver_command([*(words or ()), "--address", address, *(["--ship"] if ship else [])], typed_command())
 
     def begin() -> tuple[list[str], Mapping[str, str]]:

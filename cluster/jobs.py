@@ -4,6 +4,7 @@ It is part of ``ray[default]`` on the head; a client needs no more than Ray. The
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ from cluster.auth import read_token
 
 #: Seconds that the job server may take to answer.
 PATIENCE = 5.0
+#: Seconds between two looks at a job that is followed: Ray's own tail of its log ends up to five seconds after the job.
+LOOK = 0.5
 #: Where a job says which question it answers.
 QUESTION = "clsweep.question"
 RUNNING, STOPPED = ("PENDING", "RUNNING"), "STOPPED"
@@ -111,13 +114,18 @@ class JobServer:
         listed = _said(self.url, self.client.list_jobs)
         return [_job(details) for details in listed if details.submission_id]
 
-    def submit(self, name: str, entrypoint: str, question: str, runtime_env: Mapping[str, Any]) -> None:
+    def submit(self, name: str, entrypoint: str, question: str, runtime_env: Mapping[str, Any]) -> int:
         """Submits a job; one of the same id that has ended makes room for it.
+
+        Returns:
+            Characters that earlier jobs of the id have left in the log, which goes on.
 
         Raises:
             UserError: the server refuses it.
         """
+        before = 0
         if self.find(name) is not None:
+            before = len(self.logs(name))
             _said(self.url, lambda: self.client.delete_job(name))
         metadata = {QUESTION: question}
         _said(
@@ -126,6 +134,7 @@ class JobServer:
                 entrypoint=entrypoint, submission_id=name, metadata=metadata, runtime_env=dict(runtime_env)
             ),
         )
+        return before
 
     def stop(self, name: str) -> None:
         """Asks a job to end, by SIGTERM; the server does not wait long."""
@@ -135,18 +144,39 @@ class JobServer:
         """What a job has said so far."""
         return str(_said(self.url, lambda: self.client.get_job_logs(name)))
 
-    def follow(self, name: str, show: Callable[[str], None]) -> None:
+    def follow(self, name: str, show: Callable[[str], None], before: int = 0) -> None:
         """Shows what a job says until it ends.
+
+        Args:
+            name: its id.
+            show: shows text.
+            before: characters of its log that are not to be shown.
 
         Raises:
             Unreachable: the server went away meanwhile.
         """
+        heard = 0
+
+        def hear(text: str) -> None:
+            nonlocal heard
+            new, heard = text[max(before - heard, 0) :], heard + len(text)
+            if new:
+                show(new)
 
         async def tail() -> None:
             async for lines in self.client.tail_job_logs(name):
-                show(lines)
+                hear(lines)
 
-        _said(self.url, lambda: asyncio.run(tail()))
+        async def until_the_end() -> None:
+            tailing = asyncio.ensure_future(tail())
+            while not (await asyncio.wait([tailing], timeout=LOOK))[0]:
+                if (await asyncio.to_thread(self.get, name)).status not in RUNNING:
+                    tailing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await tailing
+
+        _said(self.url, lambda: asyncio.run(until_the_end()))
+        hear(self.logs(name)[heard:])
 
 
 def _said(url: str, call: Callable[[], Any]) -> Any:

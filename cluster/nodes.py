@@ -15,7 +15,7 @@ from pathlib import Path
 from clcore.errors import UserError
 from cluster import children
 from cluster.auth import new_token, token_environment
-from sweeps.on_ray import ENVIRONMENT, LOOPBACK
+from sweeps.ray_variables import ENVIRONMENT, LOOPBACK
 
 NO_CLIENT = {"RAY_START_HOOK": "cluster.no_client.no_client_server"}
 WORKER = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # elsewhere than on Linux Ray wants to be asked

@@ -86,10 +86,7 @@ def ray_up(sweep: Sweep, machines: Machines, extra: Extra) -> str:
         raise UserError(f"--hosts: ray-up wants the head and {machines.workers} workers (--workers), the head first; {said}.")
     head, *others = (plain("--hosts", host) for host in extra.hosts)
     options = ["--shm-size=512m", *(f"--volume={folder}:{folder}" for folder in (sweep.home, *sweep.outside))]
-    note = "The shared volume, at the same path everywhere."
-    if sweep.storage is not None:
-        options.append("--env-file=/etc/clsweep.env")
-        note = "The home, and on each machine /etc/clsweep.env with the credentials of the object store (AWS_ACCESS_KEY_ID=..)."
+    options.append("--env-file=$HOME/.clsweep.env")  # the machine's shell knows its user's home
     own = {
         "head": in_yaml(head),
         "hosts": in_yaml(others),
@@ -99,7 +96,7 @@ def ray_up(sweep: Sweep, machines: Machines, extra: Extra) -> str:
         "token_source": in_yaml(extra.token_file),
         "token_shell": from_home(extra.token_file),
         "mounts": in_yaml(options),
-        "mounts_note": note,
+        "mounts_note": "The home." if sweep.storage else "The shared volume, at the same path everywhere.",
         "words": in_shell(sweep.words, 6),
     }
     return filled("ray-up.yaml", _common(sweep, machines, extra) | own)

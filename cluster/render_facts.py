@@ -5,19 +5,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from clcore.benchmarks import BENCHMARKS
 from clcore.errors import BadValue, UserError
-from clcore.methods import METHODS
-from clcore.networks import NETWORKS
 from cluster.render_text import plain
 from cluster.words import read_words
 from sweeps.resources import GIB, room_for
-from sweeps.settings import Settings
-from sweeps.spaces import find_space
 from sweeps.storage import shared_path, storage_uri
-from sweeps.trials import base_configuration
+
+if TYPE_CHECKING:  # it needs torch, whose import takes seconds
+    from sweeps.settings import Settings
 
 #: Options of a sweep that a rendered file sets by options of its own.
 OURS = {"home": "--storage", "storage": "--storage", "tracking_uri": "--tracking-uri"}
@@ -113,14 +111,20 @@ def sweep_of(words: Sequence[str] | None, machines: Machines, storage: str, home
     return Sweep(settings.sweep_name(), tuple(said), place, store, tuple(outside))
 
 
-def _named(settings: Settings) -> list[str]:
+def _named(settings: "Settings") -> list[str]:
     """The files and folders that a sweep reads on the machines."""
     names = (settings.method, settings.benchmark, settings.network.partition(":")[0], settings.space)
     return [name for name in names if name.endswith(FILES)] + ([str(settings.data_dir)] if settings.data_dir else [])
 
 
-def _check_question(settings: Settings) -> None:
+def _check_question(settings: "Settings") -> None:
     """What can be known of a sweep without its data and its cluster."""
+    from clcore.benchmarks import BENCHMARKS
+    from clcore.methods import METHODS
+    from clcore.networks import NETWORKS
+    from sweeps.spaces import find_space
+    from sweeps.trials import base_configuration
+
     for registry, name in ((METHODS, settings.method), (BENCHMARKS, settings.benchmark), (NETWORKS, settings.network)):
         known = name.partition(":")[0] if registry is NETWORKS else name
         registry.get(known)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,12 @@ from cluster.driven import BROKEN
 from cluster.jobs import RUNNING, STOPPED, Job, JobServer, Unreachable
 from cluster.supervise import FINAL
 from cluster.words import Retries, TokenFile, Words, read_words
-from sweeps.settings import Settings, digest
 from sweeps.ship import runtime_env
 from trackers.check import check_password
 from trackers.command import BAD_CALL, INTERRUPTED, console_here, say, typed_command
+
+if TYPE_CHECKING:  # it needs torch, whose import takes seconds
+    from sweeps.settings import Settings
 
 #: Seconds before a lost driver or job server is tried again, and as many more each time.
 PAUSE = 15.0
@@ -66,7 +68,7 @@ def submit(  # noqa: PLR0913 - one parameter an option
         typer.echo(f"{found.name}: {found.status.lower()}" + (f" ({found.message})" if found.message else ""))
 
 
-def check_portable(settings: Settings, ship: bool) -> None:
+def check_portable(settings: "Settings", ship: bool) -> None:
     """Sees that what a sweep names is there when its driver runs elsewhere.
 
     Raises:
@@ -122,12 +124,13 @@ class _Following:
         if found is not None and found.question != order.question:
             what = "asks another question" if found.question else "is no sweep"
             raise UserError(f"job {order.name} at {self.url} {what}: give this sweep another --name.")
+        before = 0
         if found is None or found.status not in RUNNING:
-            server.submit(order.name, order.entrypoint, order.question, order.sent)
+            before = server.submit(order.name, order.entrypoint, order.question, order.sent)
             self._say(f"{order.name} is submitted to {self.url}")
         else:
             self._say(f"{order.name} runs already: following it")
-        server.follow(order.name, lambda text: typer.echo(text, nl=False))
+        server.follow(order.name, lambda text: typer.echo(text, nl=False), before)
         while (ended := server.get(order.name)).status in RUNNING:
             time.sleep(0.2)  # its last words come a moment before its end
         return ended
@@ -137,6 +140,8 @@ class _Following:
 
 
 def _order(words: Sequence[str] | None, python: str, ship: bool) -> Order:
+    from sweeps.settings import digest
+
     settings = read_words(words)
     check_portable(settings, ship)
     name = settings.sweep_name()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clcore.errors import BadValue, UserError
-from sweeps.run import settings_of
+from sweeps.run import given_in, settings_of
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="-- SWEEP...", help="the sweep, as for sweeps/run.py")]
 Retries = Annotated[int, typer.Option("--retries", min=0, help="times that a lost driver is started again")]
@@ -20,19 +20,28 @@ TokenFile = Annotated[
 HERE = {"executor": "inline", "cpus": 1, "gpus_per_trial": 0.0, "ship": False}
 
 
+def check_words(words: Sequence[str] | None) -> None:
+    """Sees that the words are a sweep's; what they mean is left to who runs it.
+
+    Raises:
+        UserError: there are none, or one of them is no option or is not for a cluster.
+    """
+    if not words:
+        raise UserError("the sweep is missing: it stands behind --, e.g. -- --method hat --space grid.")
+    given, _ = given_in(words)
+    for option, wrong in (("--address", "address" in given), ("--executor", given.get("executor", "ray") != "ray")):
+        if wrong:
+            raise UserError(f"{option} does not go with cluster/launch.py, which says where the sweep runs.")
+
+
 def read_words(words: Sequence[str] | None) -> Any:
     """The settings of a sweep that a cluster is to run.
 
     Raises:
         UserError: there are no words, or one of them is wrong or is not for a cluster.
     """
-    if not words:
-        raise UserError("the sweep is missing: it stands behind --, e.g. -- --method hat --space grid.")
-    settings = settings_of(words)
-    for option, given in (("--address", settings.address is not None), ("--executor", settings.executor != "ray")):
-        if given:
-            raise UserError(f"{option} does not go with cluster/launch.py, which says where the sweep runs.")
-    return settings
+    check_words(words)
+    return settings_of(words or ())
 
 
 def check_sweep(settings: Any) -> None:

@@ -1,18 +1,18 @@
 """The nodes of a cluster, looked at before a sweep starts: each sees the storage, runs the same code, and has room."""
 
-import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from clcore.errors import UserError
+from sweeps.each_node import ask_each
 from sweeps.storage import StorageFailed, failing, made, storage_uri
-
-log = logging.getLogger(__name__)
 
 #: Seconds that all nodes together may take; the first process of a node takes a few, more where packages are on a network disk.
 PATIENCE = 60.0
+#: Seconds that the others still have once something is wrong with one of them, so that all of it can be said at once.
+GRACE = 3.0
 #: Bytes that a node's temporary folder must have free: each checkpoint is made there.
 LEAST_FREE = 100 * 1024**2
 #: What must be the same everywhere; ``clsweep`` is a digest of the code.
@@ -20,6 +20,8 @@ SAME = ("clsweep", "python", "torch", "ray")
 #: Most nodes with the same fault that are named.
 SHOWN = 8
 Facts = dict[str, Any]
+#: What a node has said, or the error that it broke with.
+Answer = Facts | Exception
 
 
 def check_nodes(storage: str, needed_bytes: int = LEAST_FREE) -> None:
@@ -37,8 +39,8 @@ def check_nodes(storage: str, needed_bytes: int = LEAST_FREE) -> None:
     here = look("", "", "")
     try:
         with _marked(uri, said) as came_back:
-            answers = _answered(_asked(look, uri, said))
-            wrong = {name: _wrong(uri, said, answer, here, needed_bytes) for name, answer in answers.items()}
+            asked = _asked(look, uri, said, lambda answer: GRACE if _wrong(uri, said, answer, here, needed_bytes) else None)
+            wrong = {name: _wrong(uri, said, answer, here, needed_bytes) for name, answer in _answered(asked).items()}
             for name in [name for name, faults in wrong.items() if not faults and not came_back(own_file(said, name))]:
                 wrong[name] = [f"what it wrote in {uri} is not seen from here"]
     except StorageFailed as error:
@@ -108,43 +110,27 @@ def look_around() -> Callable[[str, str, str], Facts]:
     return look
 
 
-def _answered(asked: Mapping[str, Facts | None]) -> dict[str, Facts]:
+def _answered(asked: Mapping[str, Answer | None]) -> dict[str, Answer]:
     """The nodes that answered. One that does not may have just been lost, which Ray finds out later: it is no reason to wait.
 
     Raises:
         UserError: there is none.
     """
     answers = {name: answer for name, answer in asked.items() if answer is not None}
-    if silent := [name for name, answer in asked.items() if answer is None]:
-        log.warning("no answer of node %s", ", ".join(silent))
     if not answers:
         raise UserError(f"the cluster is not ready. None of its {len(asked)} nodes gave an answer in {PATIENCE:.0f} s.")
     return answers
 
 
-def _asked(look: Callable[[str, str, str], Facts], uri: str, said: str) -> dict[str, Facts | None]:
+def _asked(
+    look: Callable[[str, str, str], Facts], uri: str, said: str, enough: Callable[[Answer], float | None]
+) -> dict[str, Answer | None]:
     """Node -> its answer; None: it gave none."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    nodes = {f"{n['NodeManagerAddress']} ({n['NodeID'][:8]})": n["NodeID"] for n in ray.nodes() if n["Alive"]}
     task = ray.remote(num_cpus=0, max_retries=0)(look)
-    refs = {}
-    for node in (node for node in ray.nodes() if node["Alive"]):
-        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        refs[name] = task.options(scheduling_strategy=pinned).remote(uri, said, own_file(said, name))
-    ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=PATIENCE)
-    answers: dict[str, Facts | None] = dict.fromkeys(refs)
-    for name, ref in refs.items():
-        if ref in ready:
-            try:
-                answers[name] = ray.get(ref)
-            except RayTaskError as error:
-                answers[name] = {"failed": str(error).strip().splitlines()[-1]}
-            except RayError as error:  # the node or its worker was lost
-                log.warning("node %s: %s", name, error)
-    return answers
+    return ask_each(task, {name: (node, (uri, said, own_file(said, name))) for name, node in nodes.items()}, PATIENCE, enough)
 
 
 @contextmanager
@@ -181,10 +167,10 @@ def own_file(said: str, node: str) -> str:
     return f".clsweep-{said}-{node.partition('(')[2].rstrip(')')}"
 
 
-def _wrong(uri: str, said: str, answer: Facts, here: Mapping[str, Any], needed: int) -> list[str]:
+def _wrong(uri: str, said: str, answer: Answer, here: Mapping[str, Any], needed: int) -> list[str]:
     """What is wrong with a node."""
-    if "clsweep" not in answer:
-        return [f"it could not be asked ({answer['failed']})"]
+    if isinstance(answer, Exception):
+        return [f"it could not be asked ({str(answer).strip().splitlines()[-1]})"]
     lines = [_differs(name, answer[name], here[name]) for name in SAME if answer[name] != here[name]]
     if answer.get("unseen"):
         lines.append(f"it does not see {uri}: mount it there at the same path, or name a --storage that all nodes share")

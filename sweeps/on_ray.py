@@ -4,8 +4,6 @@ Tune's own state is never used again: a resumed sweep is a new ``fit`` over the 
 """
 
 import logging
-import os
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,24 +14,12 @@ from clcore.errors import UserError
 from sweeps.cluster_check import check_nodes
 from sweeps.driver import PACKS, Sweep
 from sweeps.log_file import LogFile
+from sweeps.ray_variables import prepare_environment
 from sweeps.resources import pack_resources, room_for
 from sweeps.settings import Settings
 from sweeps.ship import runtime_env
 from sweeps.trainable import tune_pack
 
-MODE = "RAY_AUTH_MODE"
-#: Makes a head, or a driver, take 127.0.0.1 for its own address; told that address, Ray takes the machine's, and listens to all.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-#: What Ray and Tune read at import, so that they neither chatter nor write outside their folder.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are never read
-}
 OBJECT_STORE = 200 * 1024**2
 #: Times Tune starts a pack again after the loss of its worker or node; a pack's own faults are not tried again.
 RETRIES = 3
@@ -61,20 +47,6 @@ def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[No
             yield
         finally:
             ray.shutdown()
-
-
-def prepare_environment(address: str | None) -> None:
-    """Sets what Ray and Tune read at import, where the user has not; needed before either is imported.
-
-    Args:
-        address: of a cluster that is there already, whose owner says whether it wants a token. A Ray of our own obeys who knows
-            its token, which this process tells its own processes alone: everybody on this machine reaches its loopback.
-    """
-    own = {} if address else dict(LOOPBACK)
-    if MODE not in os.environ:
-        own |= {MODE: "disabled"} if address else {MODE: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for key, value in (own | ENVIRONMENT).items():
-        os.environ.setdefault(key, value)
 
 
 def cluster_workers(settings: Settings) -> int:

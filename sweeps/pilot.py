@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clcore.learner import Learner
 from clcore.probe import Probe, probe, remembering
 from clcore.streams import StreamRun, probe_stream
 from clcore.trainer import EVAL_BATCH
-from sweeps.resources import machine_bytes
+from sweeps.resources import machine_bytes, processor
 from sweeps.settings import digest
 from sweeps.trials import Pack, Trial
 
@@ -31,8 +32,6 @@ MEMORY_SHARE = 0.25
 FILE = "pilots.json"
 #: Changes whenever other steps are measured, so that what is kept of earlier ones is not taken for theirs.
 VERSION = 2
-#: Share of a GPU that measuring on a cluster asks for; nothing else runs there before the sweep.
-SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,9 @@ class Pilot:
 
 
 def pilot(home: Path, trial: Trial, most: int, like: Pack) -> Pilot:
-    """The pilot for a trial's structure: from the home folder, or measured now and kept there.
+    """The pilot of this machine for a trial's structure: from the home folder, or measured now and kept there.
+
+    The CPU stands in for a GPU that is not here (the dry run of a sweep on a cluster).
 
     Args:
         home: the home folder.
@@ -89,43 +90,51 @@ def pilot(home: Path, trial: Trial, most: int, like: Pack) -> Pilot:
     """
     most = most if trial.configuration.packable else 1
     if like.device.startswith("cuda") and not torch.cuda.is_available():
-        return _elsewhere(trial, most, like)
+        return measured(trial, most, replace(like, device="cpu"))
     key = digest([_machine(like), trial.configuration.structure, most, like.compiled])
-    path = home / FILE
-    known = _read(path)
-    if key not in known:
-        known[key] = asdict(_measured(trial, most, like))
-        home.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=1))
-        os.replace(temporary, path)
-    return Pilot(**known[key])
-
-
-def _elsewhere(trial: Trial, most: int, like: Pack) -> Pilot:
-    """The pilot of a GPU that this machine lacks: measured on a node of the cluster, once more for each sweep.
-
-    Where no cluster is joined (``--dry-run``), the CPU stands in for it.
-    """
-    import ray
-
-    if not ray.is_initialized():
-        return _measured(trial, most, replace(like, device="cpu"))
-    task = ray.remote(num_cpus=like.threads, num_gpus=SHARE)(_measured)
-    found: Pilot = ray.get(task.remote(trial, most, like))
+    if (known := kept(home).get(key)) is not None:
+        return known
+    found = measured(trial, most, like)
+    keep(home, {key: found})
     return found
 
 
-def _measured(trial: Trial, most: int, like: Pack) -> Pilot:
-    how = measure_compiled if like.compiled else measure
+def kept(home: Path) -> dict[str, Pilot]:
+    """What was measured before, by what it depends on."""
+    return {key: Pilot(**figures) for key, figures in _read(home / FILE).items()}
+
+
+def keep(home: Path, found: Mapping[str, Pilot]) -> None:
+    """Adds what was measured to what is kept in a home folder."""
+    if not found:
+        return
+    path = home / FILE
+    home.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({**_read(path), **{key: asdict(pilot) for key, pilot in found.items()}}, indent=1))
+    os.replace(temporary, path)
+
+
+def measured(trial: Trial, most: int, like: Pack, sharing: int | None = None) -> Pilot:
+    """The pilot of this machine, measured now.
+
+    Args:
+        trial: a trial like those to come.
+        most: members that a pack can have at most.
+        like: threads, device, data folder and whether steps are compiled.
+        sharing: packs at a time that share the memory of this machine, or of its GPU; None: as many as it has cores for.
+    """
+    how = partial(measure_compiled if like.compiled else measure, trial, most, like, sharing=sharing)
     try:
-        return how(trial, most, like)
+        return how()
     except Exception:  # a method's own fault belongs to its trials, which are recorded
         log.info("the pilot measures the first task, since the second breaks", exc_info=True)
-        return how(trial, most, like, behind=lambda learner: learner)
+        return how(behind=lambda learner: learner)
 
 
-def measure(trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Learner] = remembering) -> Pilot:
+def measure(
+    trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Learner] = remembering, sharing: int | None = None
+) -> Pilot:
     """Times steps of packs of growing size and takes the size that costs least per member; 1 where packing pays too little.
 
     Args:
@@ -133,22 +142,33 @@ def measure(trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Lea
         most: members that a pack can have at most.
         like: threads, device, data folder and whether steps are compiled.
         behind: brings a learner to where steps are measured.
+        sharing: packs at a time that share the memory; None: as many as there are cores for.
     """
     torch.set_num_threads(like.threads)
     found: dict[int, Probe] = {}
     earlier = _earlier(trial, like, behind)
     for size in sorted({*(s for s in SIZES if s < most), most}):
-        if found and size > _room(found[min(found)].bytes, like):
+        if found and size > _room(found[min(found)].bytes, like, sharing):
             break
         found[size] = _probed(replace(like, trials=(trial,) * size).learner(), earlier)
-    cheapest = min(found, key=lambda size: (found[size].step / size, -size))  # all alike where nothing is trained
-    pays = found[cheapest].step / cheapest * GAIN <= found[min(found)].step / min(found)
-    size = cheapest if pays else min(found)
+    size = chosen({size: probed.step / size for size, probed in found.items()})
     times = {str(size): probed.step for size, probed in found.items()}
     return Pilot(size, times, found[size].validation / size, found[size].steps, found[size].bytes)
 
 
-def measure_compiled(trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Learner] = remembering) -> Pilot:
+def chosen(costs: Mapping[int, float]) -> int:
+    """The pack size that costs least; the smallest where packing pays too little.
+
+    Args:
+        costs: pack size -> what a step costs a member, in any unit.
+    """
+    cheapest = min(costs, key=lambda size: (costs[size], -size))  # all alike where nothing is trained
+    return cheapest if costs[cheapest] * GAIN <= costs[min(costs)] else min(costs)
+
+
+def measure_compiled(
+    trial: Trial, most: int, like: Pack, behind: Callable[[Learner], Learner] = remembering, sharing: int | None = None
+) -> Pilot:
     """Times compiled steps, after compiling them, which takes seconds; ``compiled`` is false where that cannot be done.
 
     On a CPU members are stepped one after the other, so one tells of all. Arguments as for :func:`measure`.
@@ -156,16 +176,16 @@ def measure_compiled(trial: Trial, most: int, like: Pack, behind: Callable[[Lear
     torch.set_num_threads(like.threads)
     earlier = _earlier(trial, like, behind)
     if isinstance(earlier, StreamRun):
-        return measure(trial, most, like)
+        return measure(trial, most, like, sharing=sharing)
     if like.device == "cpu":
         size = 1
     else:
         plain = _probed(replace(like, trials=(trial,), compiled=False).learner(), earlier)
-        size = most = min(most, _room(plain.bytes, like))
+        size = most = min(most, _room(plain.bytes, like, sharing))
     learner = replace(like, trials=(trial,) * size).learner()
     found = _probed(learner, earlier)
     works = isinstance(learner, Learner) and learner.compiler is not None and not learner.compiler.failed
-    most = min(most, _room(found.bytes, like))
+    most = min(most, _room(found.bytes, like, sharing))
     return Pilot(most, {str(size): found.step}, found.validation / size, found.steps, found.bytes, works)
 
 
@@ -182,18 +202,17 @@ def _probed(learner: Learner | StreamRun, earlier: Learner | StreamRun) -> Probe
     return probe(learner, earlier, WARM_UP, SECONDS)
 
 
-def _room(state: int, like: Pack) -> int:
+def _room(state: int, like: Pack, sharing: int | None) -> int:
     """Members of so many bytes each that a pack may have, at least one."""
     if like.device.startswith("cuda"):
-        room = torch.cuda.mem_get_info()[0] * MEMORY_SHARE
+        room, packs = torch.cuda.mem_get_info()[0], sharing or 1
     else:
-        packs = max((os.cpu_count() or 1) // like.threads, 1)
-        room = machine_bytes() * MEMORY_SHARE / packs
-    return max(1, int(room / max(state, 1)))
+        room, packs = machine_bytes(), sharing or max((os.cpu_count() or 1) // like.threads, 1)
+    return max(1, int(room * MEMORY_SHARE / packs / max(state, 1)))
 
 
 def _machine(like: Pack) -> list[object]:
-    device = torch.cuda.get_device_name() if like.device.startswith("cuda") else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if like.device.startswith("cuda") else processor()
     return [VERSION, platform.node(), os.cpu_count(), device, like.threads, torch.__version__, EVAL_BATCH]
 
 

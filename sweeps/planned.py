@@ -1,14 +1,18 @@
 """From a question to its plan: the size of packs, their threads, whether steps are compiled - and what that costs."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
 from sweeps.asked import Asked
 from sweeps.driver import Plan
+from sweeps.kind_pilots import pilot_there
+from sweeps.kinds import Group, Kind
 from sweeps.pilot import GAIN, Pilot, pilot
 from sweeps.progress import duration
 from sweeps.search import ROUNDS
@@ -20,6 +24,10 @@ from trackers.command import say
 
 #: Seconds that a sweep must be expected to take at most for compiling its steps to be tried; it costs half a minute a worker.
 COMPILE_FROM = 1800
+
+#: The kinds of nodes of a cluster, and of none.
+Kinds = Mapping[Kind, Group]
+NO_CLUSTER: Kinds = MappingProxyType({})
 
 #: Methods run once a seed for the forgetting ratio (HAT, eq. 6).
 REFERENCES = ("joint", "random")
@@ -52,15 +60,16 @@ class Planned:
         return _at_most(self.asked, self.pilot, self.plan.size, self.workers)
 
 
-def planned(asked: Asked, workers: int | None = None) -> Planned:
+def planned(asked: Asked, workers: int | None = None, kinds: Kinds = NO_CLUSTER) -> Planned:
     """Plans a question.
 
     Args:
         asked: the question.
         workers: packs that would run at a time with the threads that were asked for; None: as this machine has cores.
+        kinds: of the nodes of a cluster that is joined; none: packs run on this machine.
     """
     workers = local_workers(asked.settings) if workers is None else workers
-    plan, found = make_plan(asked, workers)
+    plan, found = make_plan(asked, workers, kinds)
     if (threads := plan.like.threads) == asked.settings.cpus:
         return Planned(asked, plan, found, workers)
     update = {"cpus": threads, "workers": max(local_workers(asked.settings) // threads, 1)}
@@ -68,18 +77,19 @@ def planned(asked: Asked, workers: int | None = None) -> Planned:
     return Planned(replace(asked, settings=settled), plan, found, local_workers(settled))
 
 
-def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
+def make_plan(asked: Asked, workers: int, kinds: Kinds = NO_CLUSTER) -> tuple[Plan, Pilot]:
     """Pack size and the rest, with the pilot it rests on.
 
     Args:
         asked: the question.
         workers: packs that would run at a time with the threads that were asked for.
+        kinds: of the nodes of a cluster that is joined.
     """
     settings = asked.settings
     batch = asked.configurations if asked.space.search == "grid" else -(-asked.configurations // ROUNDS)
     share = -(-batch // max(workers // len(settings.seeds), 1))
     most = share if settings.pack == "auto" else min(int(settings.pack), batch)
-    found = _compiled_or_not(asked, most, workers)
+    found = _compiled_or_not(asked, most, workers, kinds)
     like = replace(asked.like, compiled=found.compiled)
     found, like = _widened(asked, found, like, batch, workers)
     size = found.size if settings.pack == "auto" else int(settings.pack)
@@ -90,13 +100,15 @@ def make_plan(asked: Asked, workers: int) -> tuple[Plan, Pilot]:
     return Plan(asked.base, settings.seeds, references, settings.references, *many), found
 
 
-def _compiled_or_not(asked: Asked, most: int, workers: int) -> Pilot:
+def _compiled_or_not(asked: Asked, most: int, workers: int, kinds: Kinds) -> Pilot:
     """The pilot of what is faster. Compiling is tried when asked for, or when a sweep is long enough to pay for it many times."""
-    said, home, kind = asked.settings.compiled, asked.settings.home, asked.kinds[0]
-    plain = pilot(home, kind, most, asked.like)
+    said = asked.settings.compiled
+    there = partial(pilot_there, kinds=kinds) if kinds else pilot
+    measure = partial(there, asked.settings.home, asked.kinds[0], most)
+    plain = measure(asked.like)
     if said == "off" or (said == "auto" and _at_most(asked, plain, plain.size, workers) < COMPILE_FROM):
         return plain
-    compiled = pilot(home, kind, most, replace(asked.like, compiled=True))
+    compiled = measure(replace(asked.like, compiled=True))
     faster = compiled.step_of_one * GAIN <= plain.step_of_one
     return compiled if compiled.compiled and (faster or said == "on") else plain
 

@@ -28,7 +28,8 @@ def resolve_device(settings: Settings) -> str:
     """
     if settings.device == "auto":
         return "cuda" if settings.gpus_per_trial > 0 and (settings.address or torch.cuda.is_available()) else "cpu"
-    if not is_device(settings.device):
+    there = settings.address is not None and settings.device.startswith("cuda")  # a cluster's GPUs are not here
+    if not there and not is_device(settings.device):
         raise BadValue("--device", settings.device, "auto, cpu, or a device that torch has here")
     return settings.device
 

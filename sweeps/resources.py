@@ -1,28 +1,34 @@
 """What a pack asks for, and how many of them the nodes of a cluster can run at the same time."""
 
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clcore.errors import UserError
-from sweeps.settings import Settings
+
+if TYPE_CHECKING:  # it needs torch, whose import takes seconds
+    from sweeps.settings import Settings
 
 GIB = 1024**3
 #: So that a third of a GPU fits three times.
 ROUNDING = 1e-9
 #: Where Linux says how much memory a container may use.
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
+#: Where Linux says what the processor is.
+PROCESSOR = Path("/proc/cpuinfo")
 
 
-def pack_resources(settings: Settings) -> dict[str, float]:
+def pack_resources(settings: "Settings") -> dict[str, float]:
     """What Ray sets aside for each pack: cores, GPUs and bytes of memory."""
     asked = {"cpu": float(settings.cpus), "gpu": settings.gpus_per_trial}
     return asked | ({"memory": float(int(settings.memory * GIB))} if settings.memory else {})
 
 
-def packs_on(node: Mapping[str, float], settings: Settings) -> int:
+def packs_on(node: Mapping[str, float], settings: "Settings") -> int:
     """Packs that fit on a node at the same time.
 
     Args:
@@ -40,7 +46,7 @@ def packs_on(node: Mapping[str, float], settings: Settings) -> int:
     return int(min(shares) + ROUNDING)
 
 
-def room_for(nodes: Sequence[Mapping[str, float]], settings: Settings) -> int:
+def room_for(nodes: Sequence[Mapping[str, float]], settings: "Settings") -> int:
     """Packs that a cluster can run at the same time.
 
     Args:
@@ -64,6 +70,16 @@ def machine_bytes() -> int:
     with suppress(OSError, ValueError):  # where there is no limit it says "max"
         return min(whole, int(CONTAINER.read_text()))
     return whole
+
+
+def processor() -> str:
+    """Model of this machine's processor."""
+    with suppress(OSError):  # Linux
+        for line in PROCESSOR.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _described(nodes: Sequence[Mapping[str, float]]) -> str:

@@ -128,16 +128,25 @@ def _question(fork: str | None, at_task: int | None, given: dict[str, Any], resu
     return question
 
 
+def given_in(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """The options that a command line gives, as they were typed, and the sweep that it resumes; takes no time.
+
+    Raises:
+        UserError: there is no such option, or it asks for something else than a sweep.
+    """
+    found = typer.main.get_command(app).make_context("sweep", [*words]).params
+    others = {typed_option(name): found[name] or None for name in NO_SETTING if name != "resume"}
+    _alone("a cluster", others)
+    return _given(found), found["resume"]
+
+
 def settings_of(words: Sequence[str]) -> Any:
     """The settings of a command line, for who runs it elsewhere; nothing is run.
 
     Raises:
         UserError: an option is wrong, or it asks for something else than a sweep.
     """
-    found = typer.main.get_command(app).make_context("sweep", [*words]).params
-    others = {typed_option(name): found[name] or None for name in NO_SETTING if name != "resume"}
-    _alone("a cluster", others)
-    return _settings(_given(found), found["resume"])
+    return _settings(*given_in(words))
 
 
 def _settings(given: dict[str, Any], resume: str | None) -> Any:

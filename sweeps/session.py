@@ -19,11 +19,13 @@ from sweeps.closing import LOG, close
 from sweeps.driver import Sweep
 from sweeps.fork import beginning
 from sweeps.inline import run_inline
+from sweeps.kinds import kinds_of
 from sweeps.log_file import LogFile
 from sweeps.manifest import sweep_event, write_manifest
-from sweeps.on_ray import cluster_workers, prepare_environment, ray_session, run_on_ray
-from sweeps.planned import local_workers, planned
+from sweeps.on_ray import cluster_workers, ray_session, run_on_ray
+from sweeps.planned import NO_CLUSTER, Kinds, local_workers, planned
 from sweeps.progress import Display
+from sweeps.ray_variables import prepare_environment
 from sweeps.search import Grid, Search, Study
 from sweeps.sizes import check_room
 from sweeps.spaces import describe
@@ -42,8 +44,8 @@ def run(asked: Asked, console: Console, command: str) -> int:
         UserError: another process runs this sweep, or the cluster or the store cannot be reached; nothing was started.
     """
     folder = asked.folder
-    with only_one(folder), _tracking(asked) as ready, _executor(asked) as workers, contextlib.ExitStack() as until_the_end:
-        found = planned(asked, workers)
+    with only_one(folder), _tracking(asked) as ready, _executor(asked) as place, contextlib.ExitStack() as until_the_end:
+        found = planned(asked, *place)
         asked, plan, workers, settings = found.asked, found.plan, found.workers, found.asked.settings
         check_room(asked, plan, found.pilot, workers)
         publisher = ready()
@@ -68,15 +70,15 @@ def run(asked: Asked, console: Console, command: str) -> int:
 
 
 @contextlib.contextmanager
-def _executor(asked: Asked) -> Iterator[int]:
-    """Ray up where it is used; yields how many packs run at a time."""
+def _executor(asked: Asked) -> Iterator[tuple[int, Kinds]]:
+    """Ray up where it is used; yields how many packs run at a time, and on what kinds of nodes of a cluster."""
     settings = asked.settings
     if settings.executor == "inline":
-        yield 1
+        yield 1, NO_CLUSTER
         return
     with ray_session(settings, local_workers(settings), asked.folder / LOG):
         room = cluster_workers(settings)
-        yield settings.workers or room
+        yield settings.workers or room, kinds_of(settings, asked.device) if settings.address else NO_CLUSTER
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from sweeps.asked import Asked
 from sweeps.driver import TRIALS, Plan
 from sweeps.keeping import Retention
 from sweeps.pilot import Pilot
+from sweeps.preflight import is_device
 from sweeps.settings import Settings
 from sweeps.states import STATES
 from sweeps.storage import shared_path
@@ -76,7 +77,8 @@ class Need:
 def measure(trial: Trial, asked: Asked) -> Sizes:
     """Learns the first tasks of a trial's kind, briefly: what is kept does not depend on how well they were learned."""
     told = with_values(trial.configuration, BRIEF)
-    learner = replace(asked.like, trials=(replace(trial, configuration=_with_tasks(told)),)).learner()
+    device = asked.device if is_device(asked.device) else "cpu"  # a cluster's GPUs are not here
+    learner = replace(asked.like, trials=(replace(trial, configuration=_with_tasks(told)),), device=device).learner()
     assert isinstance(learner, Learner), "a stream is measured as the tasks it is made of"
     payload, header, masks, row = [], [], [], 0
     for task in range(min(TASKS, len(learner.benchmark.tasks))):

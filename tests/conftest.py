@@ -19,16 +19,16 @@ def timed_once(_pilots):
     """Steps of one structure are timed once, not in every new home: timing takes as long as a tiny sweep."""
     from sweeps import pilot
 
-    measured = pilot._measured
+    measured = pilot.measured
 
-    def known(trial, most, like):
+    def known(trial, most, like, sharing=None):
         key = (trial.configuration.structure, most, like.threads, like.device, like.data_dir, like.compiled)
         if key not in _pilots:
-            _pilots[key] = measured(trial, most, like)
+            _pilots[key] = measured(trial, most, like, sharing)
         return _pilots[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pilot, "_measured", known)
+        patch.setattr(pilot, "measured", known)
         yield
 
 

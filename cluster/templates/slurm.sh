@@ -7,6 +7,9 @@
 # Follow   tail -F @@{name}-JOB.out;  squeue --me
 # Stop     scancel --batch --signal=TERM JOB    (sbatch again goes on from the journal: the sweep has its name)
 #
+# Logins (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID, ..) are those of the shell that sbatch is typed in, which
+# hands its environment on; or of a file of mode 600 that render's --setup reads: --setup 'set -a; . ~/.clsweep.env; set +a'.
+#
 #SBATCH --job-name=@@{name}
 #SBATCH --output=@@{name}-%j.out
 #SBATCH --open-mode=append

@@ -51,13 +51,12 @@ def test_all_of_it_is_said():
 
 
 def test_a_node_that_could_not_be_asked():
-    assert _wrong(URI, "said", {"failed": "OSError: no"}, HERE, 1) == ["it could not be asked (OSError: no)"]
+    assert _wrong(URI, "said", ValueError("where\nOSError: no"), HERE, 1) == ["it could not be asked (OSError: no)"]
 
 
-def test_a_node_that_was_just_lost_stops_no_sweep(caplog):
+def test_a_node_that_was_just_lost_stops_no_sweep():
     """A sweep that goes on after the loss of a node starts while Ray still believes in that node."""
     assert _answered({"a": WELL, "b": None}) == {"a": WELL}
-    assert "no answer of node b" in caplog.text
     with pytest.raises(UserError, match="None of its 2 nodes"):
         _answered({"a": None, "b": None})
 

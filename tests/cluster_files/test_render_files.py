@@ -188,6 +188,7 @@ def test_ray_up(rendered):
     assert found["docker"]["image"] == "reg.example/clsweep:1"
     assert "--volume=/shared/runs:/shared/runs" in found["docker"]["run_options"]
     assert found["file_mounts"] == {"~/.clsweep/ray_token": "~/here/token"}
+    assert "--env-file=$HOME/.clsweep.env" in found["docker"]["run_options"]
     head, worker = found["head_start_ray_commands"][-1], found["worker_start_ray_commands"][-1]
     known = {name for option in start.params for name in option.opts}
     for command in (head, worker):
@@ -197,9 +198,30 @@ def test_ray_up(rendered):
     assert "--dashboard-host=127.0.0.1" in head
     assert "--num-cpus=6 --num-gpus=2" in worker
     (write,) = found["head_setup_commands"]
-    for shell in (write, head, worker, *found["setup_commands"]):
+    for shell in (write, head, worker, *found["setup_commands"], *found["initialization_commands"]):
         assert subprocess.run(["bash", "-n"], input=shell, text=True, check=False).returncode == 0
     check_call(write, "/shared/runs")
+
+
+def test_the_logins_of_ray_up_are_in_a_file_of_the_machines(rendered, tmp_path):
+    """It is made where it is missing, since docker wants it, for its user alone; and docker is told where it is on that machine."""
+    from ray.autoscaler._private.docker import docker_start_cmds
+
+    found = yaml.safe_load(rendered("ray-up", *HOSTS))
+    (make,) = found["initialization_commands"]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    file = tmp_path / ".clsweep.env"
+    subprocess.run(["bash", "-c", make], env=environment, check=True)
+    assert (file.stat().st_mode & 0o777, file.read_text()) == (0o600, "")
+    file.write_text("MLFLOW_TRACKING_PASSWORD=hunter2\n")
+    subprocess.run(["bash", "-c", make], env=environment, check=True)
+    assert file.read_text() == "MLFLOW_TRACKING_PASSWORD=hunter2\n"
+    docker = found["docker"]
+    started = docker_start_cmds(
+        "ann", docker["image"], {}, docker["container_name"], docker["run_options"], "c", "/home/ann", "echo"
+    )
+    said = subprocess.run(["bash", "-c", started], env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"--env-file={file}" in said.split()
 
 
 def test_what_the_words_name_is_in_the_containers(rendered):

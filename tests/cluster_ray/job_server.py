@@ -12,13 +12,15 @@ class FakeJobs:
     """What is asked and answered.
 
     ``endings`` are the exit codes with which the jobs end that are submitted, in their order; a job with code None runs until
-    it is stopped.
+    it is stopped. A log outlives its job, as Ray's does, and ``slow`` is how long its tail stays open after the end (seconds).
     """
 
     version: str
     token: str | None = None
     endings: list[int | None] = field(default_factory=list)
     jobs: dict[str, dict] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+    slow: float = 0.0
     submitted: list[dict] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
 
@@ -56,6 +58,7 @@ class FakeJobs:
         if name in self.jobs:
             return web.Response(status=500, text=f"ValueError: Job with submission_id {name} already exists.")
         self.submitted.append(asked)
+        self.logs[name] = self.logs.get(name, "") + f"driver {len(self.submitted)} says a line\n"
         code = self.endings.pop(0)
         self.jobs[name] = {
             "type": "SUBMISSION", "submission_id": name, "entrypoint": asked["entrypoint"], "metadata": asked["metadata"],
@@ -73,18 +76,22 @@ class FakeJobs:
         return web.json_response({"stopped": True})
 
     async def _logs(self, request):
-        return web.json_response({"logs": "what was said\n"})
+        return web.json_response({"logs": self.logs[request.match_info["name"]]})
 
     async def _tail(self, request):
         said = web.WebSocketResponse()
         await said.prepare(request)
-        await said.send_str("a line of the driver\n")
-        job = self.jobs[request.match_info["name"]]
+        name = request.match_info["name"]
+        await said.send_str(self.logs[name])
+        job = self.jobs[name]
         if job["to_be"] is not None:
             job["driver_exit_code"] = job["to_be"]
             job["status"] = "FAILED" if job["to_be"] else "SUCCEEDED"
         else:
             job["status"] = "STOPPED"
+        if self.slow:
+            self.logs[name] += "its last line\n"
+            await asyncio.sleep(self.slow)
         await said.close()
         return said
 
@@ -94,7 +101,7 @@ def serve(jobs: FakeJobs):
     loop, up, found = asyncio.new_event_loop(), threading.Event(), {}
 
     async def start():
-        runner = web.AppRunner(jobs.app())
+        runner = web.AppRunner(jobs.app(), shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from clcore.errors import UserError
+from clcore.errors import BadValue, UserError
+from sweeps import preflight, resources
 from sweeps.resources import GIB, pack_resources, packs_on, room_for
 from sweeps.settings import validated
 
@@ -58,3 +59,21 @@ def test_what_cannot_be_asked_for(values):
 
 def test_room_and_place_are_no_part_of_the_question():
     assert asking(memory=3, ship=True, gpus_per_trial=0.5).sweep_name() == asking().sweep_name()
+
+
+def test_gpus_of_a_cluster_need_not_be_here(monkeypatch):
+    monkeypatch.setattr(preflight, "is_device", lambda name: name == "cpu")
+    assert preflight.resolve_device(asking(device="cuda", address="h:1")) == "cuda"
+    for values in ({"device": "cuda"}, {"device": "mps", "address": "h:1"}):
+        with pytest.raises(BadValue):
+            preflight.resolve_device(asking(**values))
+
+
+def test_the_processor_has_a_name(monkeypatch, tmp_path):
+    assert resources.processor()
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Xeon: 8 cores\nmodel name\t: other\n")
+    monkeypatch.setattr(resources, "PROCESSOR", tmp_path / "cpuinfo")
+    assert resources.processor() == "Xeon: 8 cores"
+    monkeypatch.setattr(resources, "PROCESSOR", tmp_path / "none")
+    monkeypatch.setattr(resources.platform, "processor", lambda: "arm")
+    assert resources.processor() == "arm"

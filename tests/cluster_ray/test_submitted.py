@@ -33,7 +33,7 @@ def test_a_sweep_is_submitted_and_followed(launch, jobs, url):
     jobs.endings = [0]
     said = launch("submit", url, "--python", "/opt/py", "--", *SWEEP)
     assert said.code == 0, said.err
-    assert "a line of the driver" in said.out
+    assert "driver 1 says a line" in said.out
     (asked,) = jobs.submitted
     name = asked["submission_id"]
     assert name.startswith("hat-grid-")
@@ -62,6 +62,14 @@ def test_what_was_stopped_goes_on_when_it_is_submitted_again(launch, jobs, url):
     assert "was stopped" in said.out
     assert launch("submit", url, "--", *NAMED).code == 0
     assert [asked["submission_id"] for asked in jobs.submitted] == ["mine", "mine"]
+
+
+def test_only_what_is_new_is_shown_and_its_end_is_not_waited_for(launch, jobs, url):
+    """Ray lets a job of the same id write on in the same log, and its tail ends seconds after the job."""
+    jobs.endings, jobs.slow = [3, 0], 600.0
+    for number in (1, 2):
+        said = launch("submit", url, "--", *NAMED)
+        assert said.out.splitlines()[1:] == [f"driver {number} says a line", "its last line"]
 
 
 def test_a_lost_driver_is_submitted_again(launch, jobs, url):
@@ -97,7 +105,7 @@ def test_status_logs_and_stop(launch, jobs, url):
     launch("submit", url, "--", *NAMED)
     said = launch("submit", url, "--status", "mine")
     assert (said.code, said.out) == (0, "mine: succeeded\n")
-    assert launch("submit", url, "--logs", "mine").out == "what was said\n"
+    assert launch("submit", url, "--logs", "mine").out == "driver 1 says a line\n"
     assert launch("submit", url, "--stop", "mine").code == 0
     assert jobs.jobs["mine"]["status"] == "STOPPED"
     said = launch("submit", url, "--status", "mime")

@@ -1,11 +1,15 @@
 """What is wrong with a call of ``cluster/launch.py`` is one line, and nothing is started or written."""
 
+import contextlib
 import socket
+import threading
 
 import pytest
 from sweep_kit import listing
 
-from sweeps.joining import reason
+from clcore.errors import UserError
+from sweeps import joining
+from sweeps.joining import knock, reason
 
 CLOSED = "127.0.0.1:9"
 SWEEP = ["--", "--method", "hat"]
@@ -57,6 +61,61 @@ def test_a_port_where_something_else_answers(launch):
     assert "no job server answers" in said.err
 
 
+@contextlib.contextmanager
+def answering(word):
+    """A port where whoever calls is told this, and nothing else; None: nothing at all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            caller, _ = server.accept()
+            if word is None:
+                held.append(caller)
+                return
+            with caller:
+                caller.recv(64)
+                caller.sendall(word)
+
+        held = []
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+        for caller in held:
+            caller.close()
+
+
+#: The first frames of a head of Ray 2.60: SETTINGS of 24 bytes and so on.
+HEAD = bytes.fromhex("000018040000000000 000400400000 000500400000 00060000 4000 fe0300000001 000004080000000000003f0001")
+
+
+def test_who_answers_is_asked_before_ray_is(monkeypatch):
+    """Ray would try for a minute and a half, whoever it is."""
+    monkeypatch.setattr(joining, "FIRST_WORD", 0.1)
+    with answering(HEAD) as address:
+        knock(address)
+    with answering(b"HTTP/1.0 400 Bad Request\r\n") as address, pytest.raises(UserError, match="no head of a Ray cluster"):
+        knock(address)
+    with answering(b"") as address, pytest.raises(UserError, match="no head of a Ray cluster"):
+        knock(address)
+    with answering(None) as address, pytest.raises(UserError, match="no Ray cluster answers there"):
+        knock(address)
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with answering(b"") as address:
+        knock(address)
+
+
+def test_a_job_of_a_cluster_is_in_it_already(monkeypatch):
+    def never(*words, **more):
+        raise AssertionError("it tries to join")
+
+    monkeypatch.setattr(joining.subprocess, "Popen", never)
+    monkeypatch.setenv(joining.OF_JOB, "{}")
+    joining.check_joining("auto")
+    monkeypatch.delenv(joining.OF_JOB)
+    with pytest.raises(AssertionError):
+        joining.check_joining("auto")
+
+
 VERSIONS = """RuntimeError: Version mismatch: The cluster was started with:
     Ray: 2.60.0
     Python: 3.11.7
@@ -71,7 +130,8 @@ This process on node 127.0.0.1 was started with:
     [
         ("gcs_client.cc:210: Unauthenticated: RPC error: InvalidAuthToken: missing or incorrect", None, "does not take the token"),
         ("ray.exceptions.AuthenticationError: RAY_AUTH_TOKEN_PATH is set but", 1, "there is no token here"),
-        ("Failed to connect to GCS at address 127.0.0.1:80 within 5 seconds.", None, "no Ray cluster"),
+        ("Failed to connect to GCS at address 127.0.0.1:80 within 5 seconds.", None, "no head of a Ray cluster"),
+        ("gcs_client.cc:210: RPC error: Method not found! rpc_code: 12", None, "no head of a Ray cluster"),
         (VERSIONS, 1, "it runs Ray 2.60.0 on Python 3.11.7, this machine Ray 2.59.0 on Python 3.12.1"),
         ("Traceback\nValueError: something else.\n", 1, "(ValueError: something else)"),
         ("", None, "too long"),

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from launch_kit import IMPATIENT, drivers_below, leaders, open_to_others, packs_below, python_path, session, start_launch, strike
 from sweep_kit import (
+    ROOT,
     alive,
     descendants,
     events,
@@ -231,6 +233,37 @@ def test_a_cluster_that_cannot_be_joined_or_is_too_small(folder, launch, cluster
             assert message in said.err
             assert said.err.count("\n") == 1
             assert not (tmp_path / "home").exists()
+
+
+@pytest.fixture
+def others(tmp_path):
+    """What is first on the path of a node that differs: other code of ours, and another torch by its name."""
+    code, torch = tmp_path / "code", tmp_path / "torch"
+    for room in ("clcore", "trackers", "sweeps", "cluster"):
+        shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (code / "sweeps" / "driver.py").open("a") as file:
+        file.write("# of another day\n")
+    (torch / "torch-2.12.0.dist-info").mkdir(parents=True)
+    (torch / "torch-2.12.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.12.0\n")
+    return code, torch
+
+
+def test_nodes_with_other_code_or_another_torch_are_named_and_nothing_is_started(launch, cluster, others, tmp_path, monkeypatch):
+    with cluster(Shape(nodes=1, cpus=1)) as nodes:
+        for place, first in enumerate(others, 1):
+            with monkeypatch.context() as patch:
+                patch.setenv("PYTHONPATH", os.pathsep.join([str(first), python_path()]))
+                nodes.add(place)
+        wait_for(lambda: nodes.workers[1].up and nodes.workers[2].up, 120)
+        call = ["attach", nodes.address, "--token-file", nodes.token]
+        code = r"Node 127\.0\.0\.1 \(\w{8}\): clsweep's code is \w{8} there, and \w{8} here\."
+        torch = r"Node 127\.0\.0\.1 \(\w{8}\): torch is 2\.12\.0 there, and \S+ here\."
+        begin = r"clsweep: the cluster is not ready\. "
+        for more, wanted in (([], f"{begin}({code} {torch}|{torch} {code})\n"), (["--ship"], f"{begin}{torch}\n")):
+            said = outcome(launch(*call, *more, "--", *TFM, "--home", tmp_path / "home"), 120)
+            assert said.code == 2, said.out + said.err
+            assert re.fullmatch(wanted, said.err), said.err
+            assert not any(path.name == "journal.jsonl" for path in tmp_path.rglob("*"))
 
 
 def has_job_server():

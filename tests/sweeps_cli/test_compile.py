@@ -43,7 +43,7 @@ def test_compiling_is_tried_where_asked_or_long_and_kept_where_it_pays(monkeypat
     asked = ask(validated({"method": "hat", "space": "default", "compiled": said, "home": tmp_path}))
     monkeypatch.setattr(module, "pilot", lambda home, trial, most, like: probed if like.compiled else PLAIN)
     monkeypatch.setattr(module, "_at_most", lambda *_: most)
-    assert module._compiled_or_not(asked, 4, 1) == wanted
+    assert module._compiled_or_not(asked, 4, 1, module.NO_CLUSTER) == wanted
 
 
 def test_another_word_is_refused(cli, home):

@@ -22,8 +22,40 @@ from sweep_kit import (
     wait_for,
 )
 
+from sweeps.on_ray import RETRIES
+
 #: Four packs of two or three, the references included; each takes a second or two.
 TFM = [*WORDS, *shlex.split("--tasks 3 --set epochs=12")]
+#: A method that breaks at the end of its second task - or whose worker does - and one whose loss is no number there.
+FAULTY = """
+import os
+from dataclasses import dataclass
+
+import torch
+
+from clcore.hyper import knob
+from clcore.methods.finetune import FineTune
+
+
+@dataclass(frozen=True)
+class Hyper:
+    fault: float = knob(0.0, "0: none, 1: raises, 2: no number, 3: ends its process", packed=True, source="-")
+
+
+class METHOD(FineTune):
+    Hyper = Hyper
+
+    def loss(self, params, memory, hp, at, batch):
+        wrong = (hp["fault"] == 2) & (at.task == 1)
+        return super().loss(params, memory, hp, at, batch) * torch.where(wrong, torch.nan, 1.0)
+
+    def end_task(self, params, memory, hp, at, batches):
+        if at.task == 1 and hp["fault"] == 1:
+            raise RuntimeError("out of luck")
+        if at.task == 1 and hp["fault"] == 3:
+            os._exit(9)
+        return super().end_task(params, memory, hp, at, batches)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +136,23 @@ def test_ctrl_c_on_ray_and_going_on_without_it(undisturbed, folder, cli):
     assert any(e["attempt"] == 2 for e in events(sweep, "start")), "nothing was picked up in the middle"
     assert rows_are_unique(sweep)
     assert same_matrices(sweep, undisturbed)
+
+
+@pytest.mark.faults
+def test_a_trial_that_fails_by_its_own_fault_is_not_tried_for_ever(tmp_path):
+    """What it raises and a loss that is no number are reported, and not tried again; a process that ends may be a node's loss."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    (tmp_path / "faults.toml").write_text("[values]\nfault = [3, 2, 1, 0]\n")
+    words = "--method faulty.py --space faults.toml --network mlp:8 --tasks 3 --set epochs=2 --pack 1 --workers 1 --home home"
+    said = outcome(start(*words.split(), cwd=tmp_path))
+    assert said.code == 1, said.err
+    assert said.ledger == {"trials": 4, "done": 1, "skipped": 0, "failed": 3}
+    sweep = only_folder(tmp_path / "home")
+    faults = {e["pack"]: e["trials"][0]["hyperparameters"]["fault"] for e in events(sweep, "pack")}
+    starts = [faults[e["pack"]] for e in events(sweep, "start")]
+    assert {fault: starts.count(fault) for fault in faults.values()} == {0: 1, 1: 1, 2: 1, 3: 1 + RETRIES}
+    reasons = {faults[e["pack"]]: e["reason"] for e in events(sweep, "failed")}
+    assert reasons[1] == "RuntimeError: out of luck"
+    assert "not a number (task 1" in reasons[2]
+    assert len(events(sweep, "failed")) == 3
+    assert [faults[e["pack"]] for e in events(sweep, "done")] == [0]

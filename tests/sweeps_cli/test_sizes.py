@@ -1,6 +1,7 @@
 """The bytes that the dry run predicts, against what a sweep then writes; and the disk that has not got them."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -131,3 +132,10 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     (there := asked.folder / "trials" / "one").mkdir(parents=True)
     (there / "checkpoint.safetensors").write_bytes(b"x")  # what it wrote before is there already
     sizes.check_room(asked, plan, found, 1)
+
+
+def test_sizes_of_a_sweep_on_gpus_that_are_elsewhere_are_measured_here(tmp_path, monkeypatch):
+    """The driver of a cluster may have no GPU."""
+    monkeypatch.setattr(sizes, "is_device", lambda name: name == "cpu")
+    asked = question(tmp_path / "home", "hat")
+    assert sizes.measure(asked.kinds[0], replace(asked, device="cuda")) == sizes.measure(asked.kinds[0], asked)
