@@ -124,10 +124,19 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
 def _bytes(tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None) -> bytes:
     from safetensors.torch import save
 
-    # Copies, because safetensors refuses tensors that share memory, and a method's memory may hold one under two names.
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    data: bytes = save(copies, None if said is None else dict(said))
+    data: bytes = save(_apart(tensors), None if said is None else dict(said))
     return data
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As they are, or copies of those that share memory: safetensors refuses them, and a memory may hold one under two names."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        found[name] = here.clone() if here.untyped_storage().data_ptr() in seen else here
+        seen.add(here.untyped_storage().data_ptr())
+    return found
 
 
 def _digest(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,9 +50,9 @@ class Walk:
     """
 
     def __init__(self, step: Step, name: str, recorder: Recorder, lr: Tensor, memory: Tensors, hp: Tensors) -> None:
-        self._step, self._members = step, len(lr)
+        self._members = len(lr)
         width = recorder.width(lr.device, self._members)
-        self._recorded = Recorded(recorder, f"step {name}", self._function, width)
+        self._recorded = Recorded(recorder, f"step {name}", partial(_function, step), width)
         self._groups = []
         for first in range(0, self._members, width):
             places = [min(place, self._members - 1) for place in range(first, first + width)]  # padded by repeating the last
@@ -101,12 +102,14 @@ class Walk:
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return (torch.cat(list(parts)) if len(parts) > 1 else parts[0])[: self._members]
 
-    def _function(self, trees: list[Tensors], tensors: list[Tensor], at: At) -> Sequence[Tensor]:
-        """The step: new parameters and state in the order they came in, and the losses."""
-        lr, inputs, labels, *tasks, progress, consumed = tensors
-        batch = Batch(inputs, labels, tasks[0] if tasks else None)
-        now = replace(at, progress=progress, consumed=consumed)
-        params, state, memory, hp = trees
-        with torch.enable_grad():
-            found, moved, losses = self._step(params, state, memory, hp, lr, batch, now)
-        return [*(found[name] for name in params), *(moved[name] for name in state), losses]
+
+# No method: a walk that is held by what it holds would keep a pack's memory until Python looks for cycles, which is seldom.
+def _function(step: Step, trees: list[Tensors], tensors: list[Tensor], at: At) -> Sequence[Tensor]:
+    """The step: new parameters and state in the order they came in, and the losses."""
+    lr, inputs, labels, *tasks, progress, consumed = tensors
+    batch = Batch(inputs, labels, tasks[0] if tasks else None)
+    now = replace(at, progress=progress, consumed=consumed)
+    params, state, memory, hp = trees
+    with torch.enable_grad():
+        found, moved, losses = step(params, state, memory, hp, lr, batch, now)
+    return [*(found[name] for name in params), *(moved[name] for name in state), losses]

@@ -27,11 +27,11 @@ SIZES = (1, 16, 64)
 WARM_UP, SECONDS = 3, 0.1
 #: Packing must be this much cheaper per member than running alone.
 GAIN = 1.2
-#: The states of all packs' members may take this part of the memory; steps need a few times as much.
-MEMORY_SHARE = 0.25
+#: The states of all packs' members may take this part of the memory: the step holds them again, a checkpoint's writing twice more.
+MEMORY_SHARE = 0.2
 FILE = "pilots.json"
 #: Changes whenever other steps are measured, so that what is kept of earlier ones is not taken for theirs.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

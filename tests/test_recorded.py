@@ -1,12 +1,15 @@
 """Functions recorded and played back: the same operations, on other inputs, with other random numbers; and when that is done."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from helpers import facts, finish, learner, same
 from torch import nn
 from torch.nn import functional as F
 
-from clcore import recorded, trainer
+from clcore import recorded, trainer, walk
 from clcore.methods import At
 from clcore.methods.finetune import FineTune
 from clcore.recorded import Recorded, Recorder
@@ -171,3 +174,23 @@ def test_a_step_that_reads_values_or_asks_for_the_epoch_is_run_as_it_is(monkeypa
 def test_how_long_it_waits_is_what_the_module_says(monkeypatch):
     monkeypatch.setattr(recorded, "PATIENCE", 7)
     assert Recorder().patience(1) == 7
+
+
+@pytest.mark.parametrize("name", ["replay", "hat"])
+def test_a_trained_pack_is_let_go_of_without_looking_for_cycles(name, monkeypatch):
+    walks = []
+
+    class Watched(walk.Walk):
+        def __init__(self, *args):
+            super().__init__(*args)
+            walks.append(weakref.ref(self))
+
+    monkeypatch.setattr(trainer, "Walk", Watched)
+    gc.collect()
+    gc.disable()
+    try:
+        finish(learner(name, [{}, {}], **SMALL))
+        assert len(walks) == SMALL["tasks"]
+        assert not any(found() for found in walks)
+    finally:
+        gc.enable()
