@@ -14,6 +14,7 @@ from clcore.errors import UserError
 from sweeps.cluster_check import check_nodes
 from sweeps.driver import PACKS, Sweep
 from sweeps.log_file import LogFile
+from sweeps.own_group import apart
 from sweeps.ray_variables import prepare_environment
 from sweeps.resources import pack_resources, room_for
 from sweeps.settings import Settings
@@ -39,10 +40,11 @@ def ray_session(settings: Settings, workers: int, log_file: Path) -> Iterator[No
             _connect(settings)
             check_nodes(settings.storage or str(settings.home.absolute()))
         else:
-            ray.init(
-                address="local", num_cpus=workers * settings.cpus, num_gpus=_gpus(settings), include_dashboard=False,
-                log_to_driver=False, logging_level=logging.ERROR, object_store_memory=OBJECT_STORE, _temp_dir=folder,
-            )  # fmt: skip
+            with apart():
+                ray.init(
+                    address="local", num_cpus=workers * settings.cpus, num_gpus=_gpus(settings), include_dashboard=False,
+                    log_to_driver=False, logging_level=logging.ERROR, object_store_memory=OBJECT_STORE, _temp_dir=folder,
+                )  # fmt: skip
         try:
             yield
         finally:

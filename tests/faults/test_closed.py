@@ -1,11 +1,13 @@
 """The Ray that a sweep starts for itself is nobody else's: it listens on loopback, and obeys who knows its token."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from launch_kit import open_to_others
 from server_kit import SWEEP, end_of, until
-from sweep_kit import descendants, reports
+from sweep_kit import alive, descendants, events, only_folder, reports
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -29,5 +31,9 @@ def test_a_ray_of_our_own_is_closed_to_others(launch, tmp_path):
     assert not any(token in name for name in below.values()), "the token is in no command line"
     for file in home.rglob("*"):
         assert not file.is_file() or token.encode() not in file.read_bytes(), f"the token is in {file}"
-    process.terminate()
-    assert end_of(process).code == 143
+    os.killpg(process.pid, signal.SIGTERM)  # as timeout, systemd and Slurm do: the driver ends what it started itself
+    ended = end_of(process)
+    assert ended.code == 143
+    assert "--resume" in ended.out
+    assert [event["reason"] for event in events(only_folder(home), "stop")] == ["interrupted"]
+    until(lambda: not any(map(alive, below)))
