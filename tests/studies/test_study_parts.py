@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,9 @@ from clcore import networks
 from clcore.errors import BadValue, UnknownName
 from clcore.methods import METHODS, Layout
 from sweeps import study
-from sweeps.studies import knobs
+from sweeps.studies import knobs, running
+from sweeps.studies.measured import Kind, measured
+from sweeps.studies.options import Common
 from sweeps.studies.overhead import FORMULAS, size_of
 from sweeps.studies.plan import space_file
 from sweeps.studies.tables import Estimate, Table, number, p_value
@@ -82,6 +86,33 @@ def test_every_wrong_call_is_one_line_and_writes_nothing(tmp_path, capsys):
     assert not home.exists()
 
 
+def test_a_report_of_nothing_is_refused(tmp_path, capsys):
+    calls = {
+        "compare --methods hat --benchmark nosuch": "'nosuch'",
+        "compare --methods hat --network mlp:x": "mlp:x",
+        "compare --methods hat --network mine.py": "mine.py",
+        "compression --methods hat --network bogus": "'bogus'",
+        "compare --methods hat --scenario task-li": "'task-il'",
+        "compare --methods hat --tracking-uri foo://x": "unknown scheme 'foo'",
+        "compare --methods hat,finetune": "has nothing of this study",
+        "compare --methods hat --tune 2": "has nothing of this study",
+        "robustness --method hat --space random": "has nothing of this study",
+    }
+    for call, said in calls.items():
+        assert study.main([*call.split(), "--home", str(tmp_path), "--from-record"]) == 2, call
+        out, err = capsys.readouterr()
+        assert (err.startswith("clsweep: "), err.count("\n")) == (True, 1)
+        assert said in err, call
+        assert ("missing        " in out) == ("nothing" in said), call
+    assert {path.name for path in tmp_path.rglob("*") if path.suffix != ".toml"} <= {"studies", "spaces"}
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS.names())
+def test_a_network_of_ours_is_checked_without_data(name):
+    given = name + (":8" if name == "mlp" else "")
+    running.check_names(Common({"home": Path("runs"), "network": given, "tracking_uri": "sqlite:///mlflow.db"}, {}), "finetune")
+
+
 ROWS = [
     ["a|b_c", Estimate(97.125, 0.5, 3, best=True), 3],
     ["<d>", Estimate(math.nan, math.nan, 0), 0],
@@ -131,6 +162,26 @@ def test_an_estimate_is_mean_and_students_interval():
     assert (found.mean, found.n) == (2.0, 3)
     assert found.half == pytest.approx(4.3027 / math.sqrt(3))
     assert Estimate.of([7.0]).text == "7.00"
+
+
+@pytest.mark.parametrize(("kept", "holds"), [
+    ('{"format": 2, "rows": [{"task": 0, "bytes": 4}]}', True),
+    ('[{"task": 0, "bytes": 4}]', True),  # the format before
+    ('{"format": 2, "rows": [{"task": 0, "by', False), ("", False), ("7", False), ('{"rows": []}', False),
+    ('{"format": 3, "rows": []}', False), ('{"format": 2, "rows": [{"task": 0}]}', False),
+    ('{"format": 2, "rows": [{"task": 0, "bytes": "4"}]}', False), ('{"format": 2, "rows": {}}', False), ("\xff", False),
+])  # fmt: skip
+def test_what_was_measured_is_read_or_measured_again(kept, holds, tmp_path, monkeypatch):
+    monkeypatch.setattr("trackers.predictors.stored_predictor", lambda *_: ("predictor", "benchmark"))
+    trial = SimpleNamespace(identity="1a", configuration=SimpleNamespace(names=()))
+    answers = SimpleNamespace(home=tmp_path, files=lambda _: tmp_path)
+    path = tmp_path / "studies" / "sizes" / "1a.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(kept.encode("latin-1"))
+    found = measured(trial, Kind("sizes", {"task": int, "bytes": int}), answers, None, lambda *_: [{"task": 0, "bytes": 5}])
+    assert found == [{"task": 0, "bytes": 4 if holds else 5}]
+    if not holds:
+        assert json.loads(path.read_text()) == {"format": 2, "rows": [{"task": 0, "bytes": 5}]}
 
 
 def benchmark(classes, scenario):
