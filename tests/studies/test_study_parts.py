@@ -11,10 +11,12 @@ import pytest
 import typer
 
 from clcore import networks
-from clcore.errors import BadValue, UnknownName
+from clcore.errors import BadValue, UnknownName, UserError
 from clcore.methods import METHODS, Layout
 from sweeps import study
-from sweeps.studies import knobs, running
+from sweeps.elsewhere import finished_elsewhere
+from sweeps.studies import draw_grid, draw_lines, knobs, running
+from sweeps.studies.anova import Part
 from sweeps.studies.measured import Kind, measured
 from sweeps.studies.options import Common
 from sweeps.studies.overhead import FORMULAS, size_of
@@ -46,7 +48,7 @@ def test_levels_are_the_papers_where_they_are_enough():
 def test_wrong_knobs_name_the_nearest():
     with pytest.raises(UnknownName, match="'smax'"):
         knobs.named_knobs("hat", ["smex"])
-    with pytest.raises(BadValue, match="--knobs"):
+    with pytest.raises(UserError, match="ewc needs --knobs"):
         knobs.named_knobs("ewc", None)
     with pytest.raises(BadValue, match="different"):
         knobs.named_knobs("hat", ["c", "c"])
@@ -64,6 +66,10 @@ def test_every_wrong_call_is_one_line_and_writes_nothing(tmp_path, capsys):
         "robustness --method hat --knobs smex,c": "'smax'",
         "robustness --method hat --knobs smax,c,lr": "one or two",
         "robustness --method hat --set c=1": "left out",
+        "robustness --method hat --cells 1": "--cells",
+        "robustness --method hat --cells 1x1": "--cells",
+        "robustness --method finetune": "finetune needs --knobs",
+        "compression --methods hnet --isolated": "name hat",
         "robustness --method hat --benchmark permuted-digit": "'permuted-digits'",
         "robustness --method hat --space grit": "'grid'",
         "robustness --method hat --space tpe --knobs c": "--knobs",
@@ -182,6 +188,49 @@ def test_what_was_measured_is_read_or_measured_again(kept, holds, tmp_path, monk
     assert found == [{"task": 0, "bytes": 4 if holds else 5}]
     if not holds:
         assert json.loads(path.read_text()) == {"format": 2, "rows": [{"task": 0, "bytes": 5}]}
+
+
+def test_of_many_curves_ten_have_a_colour():
+    names = [f"m{number}" for number in range(12)]
+    assert draw_lines.shown_of(names[:10], ()) == names[:10]
+    assert draw_lines.shown_of(["joint", *names, "finetune"], ("joint", "finetune")) == ["joint", *names[:8], "finetune"]
+    assert draw_lines.shown_of(names, ("joint",)) == names[:8]
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """Words of the pictures drawn, in place of files."""
+    found = []
+
+    def save(made, path):
+        legends = [axes.get_legend() for axes in made.axes if axes.get_legend()]
+        found.extend(text.get_text() for axes in made.axes for text in axes.texts)
+        found.extend(text.get_text() for legend in legends for text in legend.get_texts())
+
+    monkeypatch.setattr("trackers.pictures_kit.save", save)
+    return found
+
+
+def test_other_curves_are_one_entry_of_the_legend(texts, tmp_path):
+    curves = {f"m{number}": [[90.0 - number, 80.0 - number]] * 2 for number in range(13)}
+    draw_lines.draw_curves(tmp_path / "c.png", curves, "t", ("m12",))
+    assert texts == [*(f"m{number} (n = 2)" for number in (*range(8), 12)), "4 others"]
+
+
+def test_what_does_not_vary_is_said(texts, tmp_path):
+    parts = [Part(name, 0.0, 1, math.nan, math.nan, math.nan) for name in "abcd"]
+    varied = [Part(name, 1.0, 1, 1.0, 0.5, 0.25) for name in "abcd"]
+    draw_grid.draw_variance(tmp_path / "v.png", {"accuracy": varied, "forgetting": parts})
+    assert texts.count("does not vary") == 1
+    assert texts.count("25") == 4
+
+
+def test_a_damaged_sweep_is_warned_of_once(tmp_path, caplog):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "journal.jsonl").write_bytes(b"{}\n")
+    for _ in range(3):
+        assert finished_elsewhere(tmp_path / "studies") == {}
+    assert caplog.text.count("nothing of x is used") == 1
 
 
 def benchmark(classes, scenario):
