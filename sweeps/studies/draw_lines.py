@@ -75,7 +75,7 @@ def draw_curves(
     others = [seeds for name, seeds in curves.items() if name not in shown]
     for number, seeds in enumerate(others):
         means = [mean_and_half(values)[0] for values in zip(*seeds, strict=True)]
-        said = f"{len(others)} others" if number == 0 else None
+        said = f"{len(others)} other{'s' if len(others) > 1 else ''}" if number == 0 else None
         axes.plot(range(1, len(means) + 1), means, lw=0.8, color=kit.GREY, zorder=1, label=said)
     kit.dress(axes, title, "tasks learned", "average test accuracy on them (%)")
     percent_axis(axes)

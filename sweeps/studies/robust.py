@@ -135,8 +135,6 @@ def robustness(method: str, common: Common, turned: Turned, references: bool | N
             raise BadValue(f"--set {name}", own[name], f"left out, since the grid varies {name}")
     counts = cells_of(turned.cells, names)
     if prod(counts) < 2:
-        raise BadValue(
-            "--cells", turned.cells, f"at least 2 for one of {', '.join(names)}: one cell compares nothing"
-        )
+        raise BadValue("--cells", turned.cells, f"at least 2 for one of {', '.join(names)}: one cell compares nothing")
     found = {name: levels(method, name, count, own) for name, count in zip(names, counts, strict=True)}
     return Robustness(method, common, found, GRID, None, wanted, corruptions)
