@@ -126,8 +126,8 @@ def _carry_out(question: Question, method: str, shared: Shared) -> None:
     console, command = console_here(), repeating(typed_command())
     if shared.from_record and not question.common.home.is_dir():
         raise UserError(f"--home {question.common.home} is not there: there is nothing to read.")
-    if not shared.from_record:
-        running.check_first(question.common, method)
+    checked = running.check_names if shared.from_record else running.check_first
+    checked(question.common, method)
     if shared.dry_run:
         running.dry_run([*question.first(), *question.sweeps(_answers(question))], console)
         raise typer.Exit(0)
@@ -160,24 +160,33 @@ def _answers(question: Question) -> "Answers":
 
 
 def _tell(question: Question, console: Console, command: str) -> int:
-    """Writes and publishes the report, and says the gist of it."""
+    """Writes and publishes the report, and says the gist of it.
+
+    Raises:
+        UserError: there is nothing to report.
+    """
     from rich.markdown import Markdown
 
     from sweeps.studies.answers import failures
     from sweeps.studies.closing import missing_lines, used_sweeps
     from sweeps.studies.report import write
 
-    say(console, "writing the report")
     answers = _answers(question)
     sweeps = [*question.first(), *question.sweeps(answers)]
+    missing, used = missing_lines(sweeps, answers), used_sweeps(sweeps, answers)
+    if not used:
+        for line in missing:
+            say(console, f"missing        {line}")
+        raise UserError(f"--home {question.common.home} has nothing of this study: no report is written.")
+    say(console, "writing the report")
     report = question.report(answers, command)
     page = write(report)
     table = next(iter(report.tables)).markdown()
     console.print(Markdown(table)) if console.is_terminal else say(console, table)
     say(console, f"\n{report.lead}\n")
-    for line in missing_lines(sweeps, answers):
+    for line in missing:
         say(console, f"missing        {line}")
-    _publish(report, used_sweeps(sweeps, answers), console, command)
+    _publish(report, used, console, command)
     say(console, f"the report     {page}")
     return 1 if failures(sweeps) else 0
 

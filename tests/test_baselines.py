@@ -271,6 +271,9 @@ def test_guesses_come_as_often_as_the_classes_were_seen(scenario):
         found = torch.bincount(guesses, minlength=len(wanted)).double()
         assert bool(((found - size * wanted).abs() <= 1).all())
         assert not torch.equal(guesses, guesses.sort().values)  # in random order
+    shares = 4 * 2 * 3 if scenario != "domain-il" else 4 * 2  # float32, a class each
+    counted = {"task-il": 0, "domain-il": 8 * 2, "class-il": 8 * 6}[scenario]
+    assert made.method.learning_bytes(memory) == shares + counted
 
 
 def test_random_guessing_is_chance_on_average():

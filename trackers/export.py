@@ -1,6 +1,8 @@
 """``python trackers/export.py RUN_ID|SWEEP[/TRIAL] --to DIR``: a finished trial as the files that a deployment keeps."""
 
+import difflib
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,9 @@ Examples:
 
   python trackers/export.py 3f2a90c1d5b84e6f9a7c0b1d2e3f4a5b --to deployed --tracking-uri http://127.0.0.1:5000
 """
+
+#: Most trials that a message names.
+_NAMED = 4
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -104,13 +109,27 @@ def find_trial(what: str, home: Path) -> Path:
     if wanted:
         names = [wanted] if wanted in done else [name for name in done if name.startswith(wanted)]
         if len(names) != 1:
-            raise UnknownName("finished trial", wanted, done)
+            raise _no_trial(wanted, names, done)
     else:
         best = configurations(record)
         if not best:
             raise UserError(f"nothing of sweep {record.name} is finished: there is nothing to export.")
         names = [min(best[0].finals, key=lambda final: final.seed).trial]
     return folder / str(done[names[0]].artifacts)
+
+
+def _no_trial(wanted: str, names: Sequence[str], done: Collection[str]) -> UserError:
+    """What is said where none, or several, are meant; a sweep may have thousands, of which a few are named."""
+    if names:
+        return UserError(f"finished trial {wanted!r} may be any of {len(names)}: {_few(names)}.")
+    if not done:
+        return UserError(f"unknown finished trial {wanted!r}: nothing of this sweep is finished.")
+    near = difflib.get_close_matches(wanted, done, n=_NAMED, cutoff=0.0)
+    return UserError(f"unknown finished trial {wanted!r}: it is none of the {len(done)} that are. The nearest: {_few(near)}.")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" .." if len(names) > _NAMED else "")
 
 
 def _sweep_and_trial(what: str, home: Path) -> tuple[Path, str]:

@@ -91,13 +91,22 @@ def delete(
         what = f"{folder} ({_size(folder)})" + (" and its runs in MLflow" if mlflow else "")
         for line in _linked_by(folder):
             say(console, line)
-        if not yes and not typer.confirm(f"Delete {what}?"):
+        if not yes and not _confirmed(f"Delete {what}?", sweep):
             say(console, "nothing was deleted")
             raise typer.Abort
         if mlflow:
             say(console, _delete_from_mlflow(folder, tracking_uri))
         _remove(folder)
     say(console, f"{folder} is deleted")
+
+
+def _confirmed(question: str, sweep: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort as error:  # of Ctrl-C, or of an input that has ended
+        if isinstance(error.__context__, EOFError):
+            raise UserError(f"nobody answers: nothing was deleted; --yes deletes {sweep} without asking.") from None
+        raise
 
 
 def _load(folder: Path) -> "SweepRecord":

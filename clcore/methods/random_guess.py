@@ -49,6 +49,11 @@ class RandomGuess(Method):
         """The class shares alone."""
         return keeping.as_written({n: t for n, t in memory.items() if n.endswith(".bias") and n.startswith(HEAD)})
 
+    def learning_bytes(self, memory: Tensors) -> int:
+        """The class shares, and what was counted for them: no further task needs the network."""
+        counted = {n: t for n, t in memory.items() if n == "counts"}
+        return keeping.size_of(self.kept(memory, {})) + keeping.size_of(keeping.as_written(counted))
+
     def restored(self, kept: Tensors, hp: Tensors, first: Tensors) -> Tensors:
         """Heads without weights, and any body."""
         heads = {name.replace("bias", "weight"): bias.new_zeros(len(bias), self.network.features) for name, bias in kept.items()}

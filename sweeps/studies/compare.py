@@ -21,6 +21,8 @@ from trackers.labels import show
 #: Not methods to choose, but what methods are measured with.
 BOUNDS = ("joint", "random")
 JOINT, RANDOM = BOUNDS
+#: Drawn in colour however many methods there are.
+_ALWAYS_DRAWN = (JOINT, "finetune")
 #: What the label of a tuning sweep ends with.
 TUNING = ", tuning"
 #: Title, figure, digits and what it is multiplied by.
@@ -172,7 +174,8 @@ def _result(study: Study, there: Sequence[Compared], best: Compared | None) -> l
     }
     blocks.append([
         Picture("curves", f"Average test accuracy on the tasks learned so far, {_INTERVALS} (of more than eight methods the mean "
-                "alone); n is the number of seeds. The best is first; guessing is not drawn.",
+                "alone; of more than ten the best eight, joint training and fine-tuning in colour); n is the number of seeds. The "
+                "best is first; guessing is not drawn.",
                 partial(_curves, curves, f"Average accuracy, {where}"), broad=True),
         Picture("ends", "After the last task: the mean with its 95 % interval; rings below it are the seeds.",
                 partial(_dots, panels), broad=True),
@@ -181,7 +184,7 @@ def _result(study: Study, there: Sequence[Compared], best: Compared | None) -> l
 
 
 def _curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str, path: Path) -> None:
-    draw_curves(path, curves, title)
+    draw_curves(path, curves, title, _ALWAYS_DRAWN)
 
 
 def _dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:

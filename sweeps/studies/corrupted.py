@@ -11,13 +11,13 @@ from clcore.errors import UserError
 from clcore.predictor import Predictor
 from sweeps.studies.answers import Answers
 from sweeps.studies.draw_lines import draw_panels
-from sweeps.studies.measured import Row, measured
+from sweeps.studies.measured import Kind, Row, measured
 from sweeps.studies.report import Block, Picture, Section
 from sweeps.studies.tables import Estimate, Rows, Table
 from sweeps.trials import Trial
 
-#: Folder in a home's studies of what was measured, a file a trial.
-MEASURED = "corruptions"
+#: What is measured.
+MEASURED = Kind("corruptions", {"task": int, "corruption": str, "severity": int, "accuracy": float})
 _TITLE = "Robustness of the learned networks"
 #: Severity 0, no corruption.
 _NONE = "none"

@@ -177,8 +177,11 @@ def draw_variance(path: Path, parts: Mapping[str, Sequence[Part]]) -> None:
             if share >= 7:
                 ink = "white" if number == 0 else "black"
                 axes.text(before + share / 2, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=ink)
+    for row, found in enumerate(parts.values()):
+        if all(math.isnan(part.share) for part in found):
+            axes.text(1, row, "does not vary", ha="left", va="center", fontsize=8, color="#555555")
     axes.set_yticks(range(len(parts)), [kit.plain(name, 40) for name in parts], fontsize=8.5)
-    axes.invert_yaxis()
+    axes.set_ylim(len(parts) - 0.5, -0.5)  # also where a row has no bar
     kit.dress(axes, "", "share of the variance over cells and seeds (%)", "", whole=False)
     axes.set_xlim(0, 100)
     axes.grid(visible=False)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from trackers.interval import mean_and_half
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Most curves whose intervals can be told apart.
-_BANDS = 8
+#: Most curves whose intervals can be told apart, and most that can be told apart at all.
+_BANDS, _COLOURED = 8, 10
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
@@ -34,22 +34,37 @@ def percent_axis(axes: "Axes") -> None:
     axes.set_ylim(low, min(high, 100.0 + 0.03 * (100.0 - low)))
 
 
-def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:
+def shown_of(names: Sequence[str], always: Collection[str]) -> list[str]:
+    """Those that are drawn in colour: all of up to ten, otherwise the first eight and those that always are."""
+    if len(names) <= _COLOURED:
+        return [*names]
+    first = [name for name in names if name not in always][:_BANDS]
+    return [name for name in names if name in first or name in always]
+
+
+def draw_curves(
+    path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str, always: Collection[str] = ()
+) -> None:  # fmt: skip
     """Draws average test accuracy after each task, mean over seeds; of up to eight methods with its 95 % interval.
+
+    Of more than ten methods only some have a colour (:func:`shown_of`); the others are thin and grey.
 
     Args:
         path: PNG or SVG.
-        curves: name -> seeds -> accuracy after 1..T tasks, percent.
+        curves: name -> seeds -> accuracy after 1..T tasks, percent; the best first.
         title: what it shows.
+        always: names that have a colour however many there are.
 
     Raises:
         OSError: the file cannot be written.
     """
-    letters = max([*(len(kit.plain(name, 40)) for name in curves), 8]) + 8
+    shown = shown_of([*curves], always)
+    letters = max([*(len(kit.plain(name, 40)) for name in shown), 8]) + 8
     legend = 0.7 + kit.LETTER * letters
     left, below, _, above = kit.EDGES
-    made, axes = kit.figure(6.0 + legend, max(4.4, 1.4 + 0.22 * len(curves)), (left, below, legend, above))
-    for number, (name, seeds) in enumerate(curves.items()):
+    made, axes = kit.figure(6.0 + legend, max(4.4, 1.4 + 0.22 * len(shown)), (left, below, legend, above))
+    for number, name in enumerate(shown):
+        seeds = curves[name]
         points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
         steps, look = range(1, len(points) + 1), style(number)
         if len(curves) <= _BANDS:
@@ -57,6 +72,11 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], tit
             high = [mean + half if math.isfinite(half) else mean for mean, half in points]
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
         axes.plot(steps, [mean for mean, _ in points], lw=1.7, ms=4, label=f"{kit.plain(name, 40)} (n = {len(seeds)})", **look)
+    others = [seeds for name, seeds in curves.items() if name not in shown]
+    for number, seeds in enumerate(others):
+        means = [mean_and_half(values)[0] for values in zip(*seeds, strict=True)]
+        said = f"{len(others)} other{'s' if len(others) > 1 else ''}" if number == 0 else None
+        axes.plot(range(1, len(means) + 1), means, lw=0.8, color=kit.GREY, zorder=1, label=said)
     kit.dress(axes, title, "tasks learned", "average test accuracy on them (%)")
     percent_axis(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))

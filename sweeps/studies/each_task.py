@@ -10,14 +10,14 @@ from clcore.errors import UserError
 from clcore.predictor import Predictor
 from sweeps.studies.answers import Answers
 from sweeps.studies.draw_size import Point, draw_tasks
-from sweeps.studies.measured import Row, measured
+from sweeps.studies.measured import Kind, Row, measured
 from sweeps.studies.pareto import front
 from sweeps.studies.report import Block, Picture, Section
 from sweeps.studies.sized import KB, Cell
 from sweeps.studies.tables import Estimate, Rows, Table
 
-#: Folder in a home's studies of what was measured, a file a trial.
-MEASURED = "sizes"
+#: What is measured.
+MEASURED = Kind("sizes", {"task": int, "bytes": int})
 _TITLE = "Each task alone"
 #: Most tasks that a picture shows.
 _SHOWN = 10

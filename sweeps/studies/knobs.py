@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clcore import hyper
-from clcore.errors import BadValue, UnknownName
+from clcore.errors import BadValue, UnknownName, UserError
 from clcore.methods import METHODS
 from clcore.quick import preferred
 from clcore.training import Training
@@ -42,13 +42,14 @@ def named_knobs(method: str, asked: Sequence[str] | None) -> tuple[str, ...]:
 
     Raises:
         UnknownName: no such method, hyperparameter or training setting.
-        BadValue: a method that none are named for, or one that is not a number.
+        UserError: a method that none are named for.
+        BadValue: one of them twice.
     """
     if asked is None:
         METHODS.get(method)
         if method not in NAMED:
             able = ", ".join(sorted(NAMED))
-            raise BadValue("--knobs", "", f"given for {method}, e.g. --knobs {_example(method)}; named ones have {able}")
+            raise UserError(f"{method} needs --knobs, e.g. --knobs {_example(method)}; knobs of their own have {able}.")
         return NAMED[method]
     known = [name for name, owner in declarations(method).items() if owner is not Surroundings]
     for name in asked:

@@ -12,7 +12,7 @@ from clcore.errors import BadValue, UnknownName, UserError
 from sweeps import options as o
 from trackers.command import HOME
 
-Scenario = Annotated[str | None, o.option("--scenario", o.WHAT, "task-il, domain-il or class-il", "task-il")]
+Scenario = Annotated[str | None, o.option("--scenario", o.WHAT, "task-il, domain-il, class-il or task-free", "task-il")]
 Assign = Annotated[
     list[str] | None,
     o.option("--set", o.WHAT, "KEY=VALUE, or METHOD.KEY=VALUE for one of several methods; may be repeated"),

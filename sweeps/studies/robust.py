@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -133,5 +134,7 @@ def robustness(method: str, common: Common, turned: Turned, references: bool | N
         if name in own:
             raise BadValue(f"--set {name}", own[name], f"left out, since the grid varies {name}")
     counts = cells_of(turned.cells, names)
+    if prod(counts) < 2:
+        raise BadValue("--cells", turned.cells, f"at least 2 for one of {', '.join(names)}: one cell compares nothing")
     found = {name: levels(method, name, count, own) for name, count in zip(names, counts, strict=True)}
     return Robustness(method, common, found, GRID, None, wanted, corruptions)

@@ -5,6 +5,9 @@ from functools import partial
 
 from rich.console import Console
 
+from clcore.benchmarks import BENCHMARKS
+from clcore.networks import NETWORKS
+from clcore.networks import build as build_network
 from sweeps import session
 from sweeps.asked import ask
 from sweeps.planned import planned
@@ -13,10 +16,14 @@ from sweeps.settings import validated
 from sweeps.studies.answers import Answers, own_record
 from sweeps.studies.options import Common
 from sweeps.studies.plan import Needed
+from sweeps.trials import base_configuration
+from trackers.check import check_tracking
 from trackers.command import say
 
 #: Exit codes of a sweep after which a study goes on: done, and done but for trials that failed.
 GOES_ON = (0, 1)
+#: A shape of inputs that every network takes.
+_ANY_IMAGE = (3, 32, 32)
 
 
 def is_open(needed: Needed, answers: Answers) -> bool:
@@ -38,6 +45,22 @@ def check_first(common: Common, method: str) -> None:
         UserError: the first thing that is wrong.
     """
     ask(validated(common.settings(method)))
+
+
+def check_names(common: Common, method: str) -> None:
+    """What would be refused of it where nothing is run: names and values, but no data, device or room on the disk.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    settings = validated(common.settings(method))
+    base_configuration(settings)
+    BENCHMARKS.get(settings.benchmark)
+    if ".py" in settings.network:  # what it fits, only its benchmark's data would tell
+        NETWORKS.get(settings.network.partition(":")[0])
+    else:
+        build_network(settings.network, _ANY_IMAGE, settings.seeds[0])
+    check_tracking(settings.tracking, settings.home)
 
 
 def check(sweeps: Sequence[Needed]) -> None:

@@ -128,7 +128,7 @@ def compression(methods: list[str], common: Common, varied: Varied, isolated: bo
 
     Raises:
         UnknownName: another space.
-        UserError: a number of configurations for a grid.
+        UserError: a number of configurations for a grid, or isolated tasks without HAT, whose they are.
         BadValue: fewer than two or too many values of a knob, or an export to something that is no folder.
     """
     if varied.space not in (GRID, SEVERAL):
@@ -139,6 +139,8 @@ def compression(methods: list[str], common: Common, varied: Varied, isolated: bo
         raise BadValue("--cells", varied.count, f"from 2 to {MOST_LEVELS} values of a knob")
     if export is not None and export.exists() and not export.is_dir():
         raise BadValue("--export", str(export), "a folder, or one that can be made")
+    if isolated and "hat" not in methods:
+        raise UserError(f"--isolated tries HAT on single tasks: name hat among --methods {','.join(methods)}.")
     trials = None if varied.space == GRID else varied.trials or DEFAULT_TRIALS
     alone = "hat" in methods if isolated is None else isolated
     return Compression(tuple(methods), common, varied.count, trials, alone, export)

@@ -2,17 +2,23 @@
 
 import csv
 import io
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import typer
 
 from clcore import networks
-from clcore.errors import BadValue, UnknownName
+from clcore.errors import BadValue, UnknownName, UserError
 from clcore.methods import METHODS, Layout
 from sweeps import study
-from sweeps.studies import knobs
+from sweeps.elsewhere import finished_elsewhere
+from sweeps.studies import draw_grid, draw_lines, knobs, running
+from sweeps.studies.anova import Part
+from sweeps.studies.measured import Kind, measured
+from sweeps.studies.options import Common
 from sweeps.studies.overhead import FORMULAS, size_of
 from sweeps.studies.plan import space_file
 from sweeps.studies.tables import Estimate, Table, number, p_value
@@ -42,7 +48,7 @@ def test_levels_are_the_papers_where_they_are_enough():
 def test_wrong_knobs_name_the_nearest():
     with pytest.raises(UnknownName, match="'smax'"):
         knobs.named_knobs("hat", ["smex"])
-    with pytest.raises(BadValue, match="--knobs"):
+    with pytest.raises(UserError, match="ewc needs --knobs"):
         knobs.named_knobs("ewc", None)
     with pytest.raises(BadValue, match="different"):
         knobs.named_knobs("hat", ["c", "c"])
@@ -60,6 +66,10 @@ def test_every_wrong_call_is_one_line_and_writes_nothing(tmp_path, capsys):
         "robustness --method hat --knobs smex,c": "'smax'",
         "robustness --method hat --knobs smax,c,lr": "one or two",
         "robustness --method hat --set c=1": "left out",
+        "robustness --method hat --cells 1": "--cells",
+        "robustness --method hat --cells 1x1": "--cells",
+        "robustness --method finetune": "finetune needs --knobs",
+        "compression --methods hnet --isolated": "name hat",
         "robustness --method hat --benchmark permuted-digit": "'permuted-digits'",
         "robustness --method hat --space grit": "'grid'",
         "robustness --method hat --space tpe --knobs c": "--knobs",
@@ -80,6 +90,33 @@ def test_every_wrong_call_is_one_line_and_writes_nothing(tmp_path, capsys):
         assert line.count("\n") == 1
         assert said in line, call
     assert not home.exists()
+
+
+def test_a_report_of_nothing_is_refused(tmp_path, capsys):
+    calls = {
+        "compare --methods hat --benchmark nosuch": "'nosuch'",
+        "compare --methods hat --network mlp:x": "mlp:x",
+        "compare --methods hat --network mine.py": "mine.py",
+        "compression --methods hat --network bogus": "'bogus'",
+        "compare --methods hat --scenario task-li": "'task-il'",
+        "compare --methods hat --tracking-uri foo://x": "unknown scheme 'foo'",
+        "compare --methods hat,finetune": "has nothing of this study",
+        "compare --methods hat --tune 2": "has nothing of this study",
+        "robustness --method hat --space random": "has nothing of this study",
+    }
+    for call, said in calls.items():
+        assert study.main([*call.split(), "--home", str(tmp_path), "--from-record"]) == 2, call
+        out, err = capsys.readouterr()
+        assert (err.startswith("clsweep: "), err.count("\n")) == (True, 1)
+        assert said in err, call
+        assert ("missing        " in out) == ("nothing" in said), call
+    assert {path.name for path in tmp_path.rglob("*") if path.suffix != ".toml"} <= {"studies", "spaces"}
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS.names())
+def test_a_network_of_ours_is_checked_without_data(name):
+    given = name + (":8" if name == "mlp" else "")
+    running.check_names(Common({"home": Path("runs"), "network": given, "tracking_uri": "sqlite:///mlflow.db"}, {}), "finetune")
 
 
 ROWS = [
@@ -131,6 +168,69 @@ def test_an_estimate_is_mean_and_students_interval():
     assert (found.mean, found.n) == (2.0, 3)
     assert found.half == pytest.approx(4.3027 / math.sqrt(3))
     assert Estimate.of([7.0]).text == "7.00"
+
+
+@pytest.mark.parametrize(("kept", "holds"), [
+    ('{"format": 2, "rows": [{"task": 0, "bytes": 4}]}', True),
+    ('[{"task": 0, "bytes": 4}]', True),  # the format before
+    ('{"format": 2, "rows": [{"task": 0, "by', False), ("", False), ("7", False), ('{"rows": []}', False),
+    ('{"format": 3, "rows": []}', False), ('{"format": 2, "rows": [{"task": 0}]}', False),
+    ('{"format": 2, "rows": [{"task": 0, "bytes": "4"}]}', False), ('{"format": 2, "rows": {}}', False), ("\xff", False),
+])  # fmt: skip
+def test_what_was_measured_is_read_or_measured_again(kept, holds, tmp_path, monkeypatch):
+    monkeypatch.setattr("trackers.predictors.stored_predictor", lambda *_: ("predictor", "benchmark"))
+    trial = SimpleNamespace(identity="1a", configuration=SimpleNamespace(names=()))
+    answers = SimpleNamespace(home=tmp_path, files=lambda _: tmp_path)
+    path = tmp_path / "studies" / "sizes" / "1a.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(kept.encode("latin-1"))
+    found = measured(trial, Kind("sizes", {"task": int, "bytes": int}), answers, None, lambda *_: [{"task": 0, "bytes": 5}])
+    assert found == [{"task": 0, "bytes": 4 if holds else 5}]
+    if not holds:
+        assert json.loads(path.read_text()) == {"format": 2, "rows": [{"task": 0, "bytes": 5}]}
+
+
+def test_of_many_curves_ten_have_a_colour():
+    names = [f"m{number}" for number in range(12)]
+    assert draw_lines.shown_of(names[:10], ()) == names[:10]
+    assert draw_lines.shown_of(["joint", *names, "finetune"], ("joint", "finetune")) == ["joint", *names[:8], "finetune"]
+    assert draw_lines.shown_of(names, ("joint",)) == names[:8]
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """Words of the pictures drawn, in place of files."""
+    found = []
+
+    def save(made, path):
+        legends = [axes.get_legend() for axes in made.axes if axes.get_legend()]
+        found.extend(text.get_text() for axes in made.axes for text in axes.texts)
+        found.extend(text.get_text() for legend in legends for text in legend.get_texts())
+
+    monkeypatch.setattr("trackers.pictures_kit.save", save)
+    return found
+
+
+def test_other_curves_are_one_entry_of_the_legend(texts, tmp_path):
+    curves = {f"m{number}": [[90.0 - number, 80.0 - number]] * 2 for number in range(13)}
+    draw_lines.draw_curves(tmp_path / "c.png", curves, "t", ("m12",))
+    assert texts == [*(f"m{number} (n = 2)" for number in (*range(8), 12)), "4 others"]
+
+
+def test_what_does_not_vary_is_said(texts, tmp_path):
+    parts = [Part(name, 0.0, 1, math.nan, math.nan, math.nan) for name in "abcd"]
+    varied = [Part(name, 1.0, 1, 1.0, 0.5, 0.25) for name in "abcd"]
+    draw_grid.draw_variance(tmp_path / "v.png", {"accuracy": varied, "forgetting": parts})
+    assert texts.count("does not vary") == 1
+    assert texts.count("25") == 4
+
+
+def test_a_damaged_sweep_is_warned_of_once(tmp_path, caplog):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "journal.jsonl").write_bytes(b"{}\n")
+    for _ in range(3):
+        assert finished_elsewhere(tmp_path / "studies") == {}
+    assert caplog.text.count("nothing of x is used") == 1
 
 
 def benchmark(classes, scenario):

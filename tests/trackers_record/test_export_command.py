@@ -101,6 +101,14 @@ def test_a_wrong_call_is_one_line(words, text, home, capsys, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_wrong_trial_is_told_the_nearest_few():
+    names = [f"{number:06x}" for number in range(500)]
+    said = str(command._no_trial("0000zz", [], names))
+    assert "none of the 500" in said
+    assert len(said) < 150
+    assert "may be any of 500: 000000, 000001, 000002, 000003 .." in str(command._no_trial("0", names, names))
+
+
 def test_damaged_trials_are_refused(home, capsys, tmp_path):
     folder, _ = home
     own = folder / NAME / "trials" / item(0, 0)["trial"]

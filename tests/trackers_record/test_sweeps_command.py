@@ -112,7 +112,9 @@ def test_delete_asks(home, says, monkeypatch):
     assert result.code == 130
     assert "nothing was deleted" in result.out
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # nobody is there to answer
-    assert says("delete", NAME, "--home", home).code == 130
+    result = says("delete", NAME, "--home", home)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "--yes" in result.err
     assert {**listing(home / NAME), LOCK: b""} == {**before, LOCK: b""}
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert says("delete", NAME, "--home", home).code == 0
