@@ -47,7 +47,8 @@ def draw_curves(
 ) -> None:  # fmt: skip
     """Draws average test accuracy after each task, mean over seeds; of up to eight methods with its 95 % interval.
 
-    Of more than ten methods only some have a colour (:func:`shown_of`); the others are thin and grey.
+    Tasks after which it was not measured (``evaluate_every``) are passed over. Of more than ten methods only some have a colour
+    (:func:`shown_of`); the others are thin and grey.
 
     Args:
         path: PNG or SVG.
@@ -65,8 +66,7 @@ def draw_curves(
     made, axes = kit.figure(6.0 + legend, max(4.4, 1.4 + 0.22 * len(shown)), (left, below, legend, above))
     for number, name in enumerate(shown):
         seeds = curves[name]
-        points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
-        steps, look = range(1, len(points) + 1), style(number)
+        (steps, points), look = _measured(seeds), style(number)
         if len(curves) <= _BANDS:
             low = [mean - half if math.isfinite(half) else mean for mean, half in points]
             high = [mean + half if math.isfinite(half) else mean for mean, half in points]
@@ -74,13 +74,20 @@ def draw_curves(
         axes.plot(steps, [mean for mean, _ in points], lw=1.7, ms=4, label=f"{kit.plain(name, 40)} (n = {len(seeds)})", **look)
     others = [seeds for name, seeds in curves.items() if name not in shown]
     for number, seeds in enumerate(others):
-        means = [mean_and_half(values)[0] for values in zip(*seeds, strict=True)]
+        steps, points = _measured(seeds)
         said = f"{len(others)} other{'s' if len(others) > 1 else ''}" if number == 0 else None
-        axes.plot(range(1, len(means) + 1), means, lw=0.8, color=kit.GREY, zorder=1, label=said)
+        axes.plot(steps, [mean for mean, _ in points], lw=0.8, color=kit.GREY, zorder=1, label=said)
     kit.dress(axes, title, "tasks learned", "average test accuracy on them (%)")
     percent_axis(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     kit.save(made, path)
+
+
+def _measured(seeds: Sequence[Sequence[float]]) -> tuple[list[int], list[tuple[float, float]]]:
+    """The tasks after which something was measured, from 1, and mean and half of the interval there."""
+    points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
+    steps = [step for step, (mean, _) in enumerate(points, 1) if math.isfinite(mean)]
+    return steps, [points[step - 1] for step in steps]
 
 
 def draw_dots(path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:

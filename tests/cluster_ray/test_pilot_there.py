@@ -179,7 +179,7 @@ def test_what_shares_the_memory_is_what_there_is_room_for(monkeypatch, tmp_path)
     trial = Asked(settings, find_space(settings), base_configuration(settings), None, "cpu").kinds[0]
     like, state = replace(LIKE, device="cpu"), 100 * 1024**2
     monkeypatch.setattr(pilot, "_probed", lambda learner, earlier: pilot.Probe(1.0, 0.1, 5, state))
-    monkeypatch.setattr(pilot, "machine_bytes", lambda: 16 * 3 * 4 * state)  # a quarter of it is for states
+    monkeypatch.setattr(pilot, "machine_bytes", lambda: 16 * 3 * 5 * state)  # a fifth of it is for states
     assert [pilot.measured(trial, 64, like, packs).size for packs in (1, 3, 4)] == [16, 16, 1]
 
 
