@@ -42,6 +42,7 @@ class Trainer:
 
     def __init__(self, net: Net, smax: float, c: float, lr: float) -> None:
         self.net, self.smax, self.c, self.lr = net, smax, c, lr
+        self.device = next(net.parameters()).device
         self.past: list[Tensor] | None = None
         self.back: dict[str, Tensor] = {}
         self.restart(lr)
@@ -60,7 +61,7 @@ class Trainer:
 
     def step(self, task: int, images: Tensor, labels: Tensor, progress: float) -> float:
         slope = (self.smax - 1 / self.smax) * progress + 1 / self.smax
-        outputs, masks = self.net(torch.tensor([task]), images, slope)
+        outputs, masks = self.net(torch.tensor([task], device=self.device), images, slope)
         loss = self.criterion(outputs[task], labels, masks)
         self.optimizer.zero_grad()
         loss.backward()
@@ -83,14 +84,14 @@ class Trainer:
     def evaluate(self, task: int, images: Tensor, labels: Tensor) -> tuple[float, int]:
         """Loss summed over a batch, and how many are right."""
         with torch.no_grad():
-            outputs, masks = self.net(torch.tensor([task]), images, self.smax)
+            outputs, masks = self.net(torch.tensor([task], device=self.device), images, self.smax)
             loss = self.criterion(outputs[task], labels, masks)
             right = (outputs[task].max(1)[1] == labels).float()
             return float(loss.cpu().numpy()) * len(labels), int(right.sum().cpu().numpy())
 
     def close(self, task: int) -> None:
         """The masks of all tasks so far, and what they leave of each gradient (eq. 2)."""
-        masks = [mask.detach() for mask in self.net.masks(torch.tensor([task]), self.smax)]
+        masks = [mask.detach() for mask in self.net.masks(torch.tensor([task], device=self.device), self.smax)]
         self.past = masks if self.past is None else [torch.max(a, b) for a, b in zip(self.past, masks, strict=True)]
         for index, after in enumerate(self.past):
             before = self.past[index - 1].view(1, -1) if index else torch.ones(1, 1)
