@@ -74,7 +74,7 @@ def sent(tmp_path):
     import ray.cloudpickle
 
     (tmp_path / "task").write_bytes(ray.cloudpickle.dumps(look_around()))
-    code = f"import sys, pickle; sys.path[:] = [p for p in sys.path if p and not p.startswith({str(ROOT)!r})]; "
+    code = f"import sys, pickle; sys.path[:] = [p for p in sys.path if p and p != {str(ROOT)!r}]; "
     code += "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in str(f)]; sys.path.insert(0, sys.argv[1]); "
     code += "print(pickle.load(open(sys.argv[2], 'rb'))('', '', '')['clsweep'])"
 
