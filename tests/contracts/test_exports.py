@@ -79,7 +79,10 @@ def test_one_task_is_a_plain_network_that_says_the_same(name, tmp_path):
         logits = predictor.method.logits(weights, inputs, at)
         assert torch.allclose(model.logits(inputs), logits, rtol=1e-4, atol=1e-5)
         classes = predictor.classes(*predictor.predict(inputs, task))
-        assert torch.equal(model.classes(model.predict(inputs)), classes)
+        best, second = logits.topk(2, dim=1).values.unbind(1)
+        decided = best - second > 1e-5  # equal but for rounding: another processor may choose the other class
+        assert decided.float().mean() > 0.5
+        assert torch.equal(model.classes(model.predict(inputs))[decided], classes[decided])
         assert written.kept == path.stat().st_size - written.header <= sum(4 * t.numel() for t in weights.values())
         assert written.weights <= written.full
 
