@@ -13,6 +13,7 @@ import torch
 from clcore.benchmarks import Split
 from clcore.learner import Learner
 from clcore.methods.base import At, Tensors
+from clcore.methods.keeping import size_of
 from clcore.pack import select
 from clcore.pool import stage_pool
 from clcore.recorded import Recorder
@@ -65,9 +66,9 @@ def probe(learner: Learner, earlier: Learner, warm_up: int, seconds: float) -> P
     """
     torch.set_flush_denormal(True)  # as in Learner.run
     splits, at = learner.benchmark.tasks, At(earlier.seen, "train", earlier.seen + 1)
-    start = _bytes(learner.memory) // len(learner.members)
+    start = size_of(learner.memory) // len(learner.members)
     at, memory, params = learner.begin(at, select(earlier.memory, [0] * len(learner.members)), learner.hp, "train")
-    size = start + _bytes(params) // len(learner.members) + (len(splits) - 1) * _grown(earlier.memory, start, len(splits[0].train))
+    size = start + size_of(params) // len(learner.members) + (len(splits) - 1) * _grown(earlier.memory, start, len(splits[0].train))
     stages = learner.method.stages(at)
     if not stages:
         return Probe(0.0, 0.0, 0, size)
@@ -97,12 +98,8 @@ def _few(split: Split) -> Split:
 def _grown(memory: Tensors, start: int, examples: int) -> int:
     """Bytes that a task adds to a member's memory: what has a row an example would have one for all of them."""
     few = min(SEEN, examples)
-    per_example = _bytes({name: tensor for name, tensor in memory.items() if tensor.dim() > 1 and tensor.shape[1] == few})
-    return max(_bytes(memory) - start, 0) + per_example * (examples - few) // few
-
-
-def _bytes(tensors: Tensors) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    per_example = size_of({name: tensor for name, tensor in memory.items() if tensor.dim() > 1 and tensor.shape[1] == few})
+    return max(size_of(memory) - start, 0) + per_example * (examples - few) // few
 
 
 def time_steps(step: Callable[[], object], warm_up: int, seconds: float) -> float:

@@ -93,11 +93,8 @@ def weights_in_use(masks: dict[str, Mask]) -> dict[str, Tensor]:
 
 def sizes(method: Method, memory: Tensors, hp: Tensors) -> dict[str, object]:
     """What one member stores, as fields of :class:`MemberReport`: while it learns, and in a deployment."""
-    return {
-        "bytes": method.stored_bytes(memory, hp),
-        "overhead_bytes": method.overhead_bytes(memory, hp),
-        "learning_bytes": method.learning_bytes(memory),
-    }
+    stored, overhead = method.deployed_bytes(memory, hp)
+    return {"bytes": stored, "overhead_bytes": overhead, "learning_bytes": method.learning_bytes(memory)}
 
 
 def monitoring(method: Method, memory: Tensors, seen: int) -> dict[str, object]:

@@ -6,7 +6,7 @@ A pack is planned before it is known where it runs, and may be gone on with on a
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ def pilot_there(home: Path, trial: Trial, most: int, like: Pack, kinds: Mapping[
     """
     most = most if trial.configuration.packable else 1
     what = [trial.configuration.structure, most, like.device, like.threads, like.compiled]
-    keys = {kind: digest([VERSION, torch.__version__, EVAL_BATCH, kind.facts, what]) for kind in kinds}
+    keys = {kind: digest([VERSION, torch.__version__, EVAL_BATCH, astuple(kind), what]) for kind in kinds}
     known = kept(home)
     found = {kind: known[key] for kind, key in keys.items() if key in known}
     fresh = _measured_there(trial, most, like, {kind: group for kind, group in kinds.items() if kind not in found})

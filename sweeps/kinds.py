@@ -3,8 +3,8 @@
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from clcore.errors import UserError
 from sweeps.each_node import ask_each
@@ -38,11 +38,6 @@ class Kind:
     gpus: float
     memory: int
     sharing: int
-
-    @property
-    def facts(self) -> tuple[Any, ...]:
-        """What its figures depend on."""
-        return astuple(self)
 
 
 @dataclass(frozen=True)

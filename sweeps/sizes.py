@@ -14,6 +14,7 @@ from clcore.disk import bytes_in, bytes_text, innermost
 from clcore.errors import UserError
 from clcore.learner import Learner
 from clcore.masks import Mask
+from clcore.methods.keeping import size_of
 from clcore.probe import BRIEF
 from clcore.quick import TASK_FREE
 from clcore.report import monitoring
@@ -84,7 +85,7 @@ def measure(trial: Trial, asked: Asked) -> Sizes:
     for task in range(min(TASKS, len(learner.benchmark.tasks))):
         learner.skim(task)
         memory = learner.memory_of(0)
-        payload.append(sum(t.numel() * t.element_size() for t in memory.values()))
+        payload.append(size_of(memory))
         header.append(checkpoint.size_of(memory) - payload[-1])
         masks.append(_masks_size({(t, name): m for t in range(task + 1) for name, m in learner.method.masks(memory, t).items()}))
         accuracies = {split: [1 / 3] * len(learner.benchmark.tasks) for split in ("validation", "test")}

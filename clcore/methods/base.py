@@ -334,13 +334,17 @@ class Method:
 
     def stored_bytes(self, memory: Tensors, hp: Tensors) -> int:
         """Bytes a deployment of one member must keep for all tasks in memory: those of :meth:`kept`, and the seed it may need."""
-        return keeping.size_of(self.kept(memory, hp)) + SEED_BYTES * self.seeded
+        return self.deployed_bytes(memory, hp)[0]
 
     def overhead_bytes(self, memory: Tensors, hp: Tensors) -> int:
         """Those of :meth:`stored_bytes` that are no weights of the network and no heads: masks, statistics, embeddings, a seed."""
-        kept = self.kept(memory, hp)
+        return self.deployed_bytes(memory, hp)[1]
+
+    def deployed_bytes(self, memory: Tensors, hp: Tensors) -> tuple[int, int]:
+        """:meth:`stored_bytes` and :meth:`overhead_bytes`, from what is kept, packed once."""
+        kept, seed = self.kept(memory, hp), SEED_BYTES * self.seeded
         besides = {name: t for name, t in kept.items() if name not in self.body and not name.startswith(HEAD)}
-        return keeping.size_of(besides) + SEED_BYTES * self.seeded
+        return keeping.size_of(kept) + seed, keeping.size_of(besides) + seed
 
     def learning_bytes(self, memory: Tensors) -> int:
         """Bytes of one member's memory between two tasks: what learning further ones takes; floats are counted at float32."""

@@ -6,6 +6,7 @@ from itertools import cycle
 import torch
 
 from clcore.methods.base import Batch
+from clcore.methods.keeping import size_of
 from clcore.probe import Probe
 from clcore.streams.run import StreamRun
 
@@ -20,7 +21,7 @@ def probe_stream(run: StreamRun, warm_up: int, seconds: float) -> Probe:
     """
     torch.set_flush_denormal(True)  # as in StreamRun.run
     learner, count, begun = run.learner, 0, 0.0
-    size = sum(t.numel() * t.element_size() for t in learner.state()[0].values())
+    size = size_of(learner.state()[0])
     for batch in cycle(run.stream.batches()):
         if count == warm_up:
             begun = time.perf_counter()

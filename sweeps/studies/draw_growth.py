@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.studies.draw_lines import style
+from sweeps.studies.draw_lines import bar, style
 from sweeps.studies.draw_size import logarithmic, wide
 from trackers import pictures_kit as kit
 from trackers.interval import mean_and_half
@@ -63,7 +63,7 @@ def draw_growth(path: Path, kept: Mapping[str, Line], beside: Mapping[str, Line]
 
 def _draw(axes: "Axes", number: int, name: str, line: Line) -> None:
     points, look = [mean_and_half(values) for values in zip(*line.measured, strict=True)], style(number)
-    halves = [half if math.isfinite(half) else 0.0 for _, half in points]
+    halves = [bar(half) for _, half in points]
     means = [mean if mean else math.nan for mean, _ in points]  # there is no 0 on a scale of logarithms
     steps = range(1, len(points) + 1)
     axes.errorbar(steps, means, yerr=halves, ms=4, lw=1.7, capsize=2, label=kit.plain(name, 40), **{**look, "ls": "-"})

@@ -27,6 +27,11 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
+def bar(half: float) -> float:
+    """Half of an interval as it is drawn: nothing where it is not known, as of a single seed."""
+    return half if math.isfinite(half) else 0.0
+
+
 def percent_axis(axes: "Axes") -> None:
     """Ends a vertical axis of percent where accuracies end, however wide the intervals of few seeds are."""
     low, high = axes.get_ylim()
@@ -68,8 +73,7 @@ def draw_curves(
         seeds = curves[name]
         (steps, points), look = _measured(seeds), style(number)
         if len(curves) <= _BANDS:
-            low = [mean - half if math.isfinite(half) else mean for mean, half in points]
-            high = [mean + half if math.isfinite(half) else mean for mean, half in points]
+            low, high = [mean - bar(half) for mean, half in points], [mean + bar(half) for mean, half in points]
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
         axes.plot(steps, [mean for mean, _ in points], lw=1.7, ms=4, label=f"{kit.plain(name, 40)} (n = {len(seeds)})", **look)
     others = [seeds for name, seeds in curves.items() if name not in shown]
@@ -108,8 +112,7 @@ def draw_dots(path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]]) -
             values = [value for value in found[name] if math.isfinite(value)]
             mean, half = mean_and_half(values)
             axes.plot(values, [row + 0.22] * len(values), ls="", marker="o", ms=3.2, mfc="none", mec="#666666", zorder=2)
-            spread = half if math.isfinite(half) else 0.0
-            axes.errorbar([mean], [row], xerr=[spread], marker="o", ms=6, color=kit.BLUE, capsize=3, zorder=3)
+            axes.errorbar([mean], [row], xerr=[bar(half)], marker="o", ms=6, color=kit.BLUE, capsize=3, zorder=3)
         axes.set_yticks(range(len(names)), [kit.plain(name, 30) for name in names], fontsize=8.5)
         kit.dress(axes, "", label, "", whole=False)
         axes.grid(visible=False, axis="y")
@@ -142,7 +145,7 @@ def draw_panels(
         for number, (name, seeds) in enumerate(curves.items()):
             points = [mean_and_half(values) for values in zip(*seeds, strict=True)]
             aside = 0.08 * step * (number - (len(curves) - 1) / 2) if banded else 0.0  # intervals side by side
-            halves = [half if banded and math.isfinite(half) else 0.0 for _, half in points]
+            halves = [bar(half) if banded else 0.0 for _, half in points]
             said = f"{kit.plain(name, 70)} (n = {len(seeds)})"
             look = {"ms": 4, "lw": 1.5 if banded else 1.0, "capsize": 2 if banded else 0, **style(number)}
             axes.errorbar([place + aside for place in places], [m for m, _ in points], yerr=halves, label=said, **look)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.studies.draw_lines import percent_axis, style
+from sweeps.studies.draw_lines import bar, percent_axis, style
 from sweeps.studies.pareto import front
 from trackers import pictures_kit as kit
 from trackers.interval import mean_and_half
@@ -108,7 +108,7 @@ def _draw_points(axes: "Axes", groups: Mapping[str, Sequence[Point]]) -> list[tu
         sizes, accuracies = [mean_and_half(p.sizes) for p in points], [mean_and_half(p.accuracies) for p in points]
         look = style(number)
         where = [mean for mean, _ in sizes], [mean for mean, _ in accuracies]
-        across, up = [_known(half) for _, half in sizes], [_known(half) for _, half in accuracies]
+        across, up = [bar(half) for _, half in sizes], [bar(half) for _, half in accuracies]
         said = f"{kit.plain(name, 40)} (n = {_span([len(point.sizes) for point in points])})"
         marks = {"marker": look["marker"], "color": look["color"]}
         axes.errorbar(*where, xerr=across, yerr=up, ls="", ms=6, capsize=2, lw=1.2, label=said, **marks)
@@ -134,10 +134,6 @@ def wide(values: Sequence[float]) -> bool:
     """Whether values are above 0 and so far apart that their axis is to be logarithmic."""
     known = [value for value in values if math.isfinite(value)]
     return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG
-
-
-def _known(half: float) -> float:
-    return half if math.isfinite(half) else 0.0
 
 
 def _span(counts: Sequence[int]) -> str:

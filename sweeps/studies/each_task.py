@@ -10,6 +10,7 @@ from clcore.errors import UserError
 from clcore.predictor import Predictor
 from sweeps.studies.answers import Answers
 from sweeps.studies.draw_size import Point, draw_tasks
+from sweeps.studies.knobs import evenly
 from sweeps.studies.measured import Kind, Row, measured
 from sweeps.studies.pareto import front
 from sweeps.studies.report import Block, Picture, Section
@@ -72,7 +73,7 @@ def _points(cell: Cell, answers: Answers, data_dir: Path | None) -> list[Point]:
 
 def _blocks(points: Mapping[str, Sequence[Sequence[Point]]]) -> list[Block]:
     tasks = max(len(own) for cells in points.values() for own in cells)
-    shown = sorted({round(i * (tasks - 1) / max(min(tasks, _SHOWN) - 1, 1)) for i in range(min(tasks, _SHOWN))})
+    shown = evenly(tasks, min(tasks, _SHOWN))
     panels = {f"task {task + 1}": {method: [own[task] for own in cells] for method, cells in points.items()} for task in shown}
     some = f" Shown are {len(shown)} of {tasks} tasks." if len(shown) < tasks else ""
     caption = (

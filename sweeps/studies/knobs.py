@@ -138,10 +138,14 @@ def _range(facts: hyper.Knob, default: float) -> tuple[float, float, bool]:
     return max(low, facts.low or 0.0), min(high, math.inf if facts.high is None else facts.high), True
 
 
+def evenly(length: int, count: int) -> list[int]:
+    """At most ``count`` places of a list of so many, evenly over it, ends included."""
+    return sorted({round(i * (length - 1) / max(count - 1, 1)) for i in range(count)})
+
+
 def picked(values: Sequence[Any], count: int, default: Any) -> tuple[Any, ...]:
     """Evenly from a list, ends included, the one nearest to the default replaced by it where it is in the list."""
-    last = len(values) - 1
-    places = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+    places = evenly(len(values), count)
     if default in values and (home := values.index(default)) not in places:
         places[min(range(len(places)), key=lambda i: abs(places[i] - home))] = home
     return ordered(values[place] for place in sorted(places))

@@ -84,15 +84,16 @@ def run(sweeps: Sequence[Needed], console: Console, command: str) -> int:
     Returns:
         0, or the exit code of the sweep that was interrupted or stopped by its environment.
     """
-    home = sweeps[0].settings.home if sweeps else None
+    answers = None
     for number, needed in enumerate(sweeps, start=1):
-        answers = Answers(needed.settings.home if home is None else home)  # anew: equal trials may be in two sweeps
+        answers = answers or Answers(needed.settings.home)
         head = f"sweep {number} of {len(sweeps)}: {needed.label}"
         if not is_open(needed, answers):
             say(console, f"{head}: all {needed.asked} trials are there")
             continue
         say(console, f"{head}: {needed.settings.sweep_name()}, {_open_words(needed, answers)}")
         code = session.run(ask(needed.settings), console, command)
+        answers = None  # read anew: equal trials may be in two sweeps
         if code not in GOES_ON:
             return code
     return 0
@@ -101,8 +102,8 @@ def run(sweeps: Sequence[Needed], console: Console, command: str) -> int:
 def dry_run(sweeps: Sequence[Needed], console: Console) -> None:
     """Says how many trials a study would run and about how long; trains nothing and keeps only the pilots' figures."""
     put, total, left, seconds = partial(say, console), 0, 0, 0.0
+    answers = Answers(sweeps[0].settings.home)
     for needed in sweeps:
-        answers = Answers(needed.settings.home)
         count, missing = needed.asked, _missing_count(needed, answers)
         cost = 0.0
         if missing:
