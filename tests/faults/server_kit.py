@@ -204,9 +204,11 @@ def serving(folder: Path, store: str | None = None, *options: str):
         made.kill()
 
 
-def interrupted(launch: "Launcher", home: Path, uri: str, stop: Callable[[], object], back: Callable[[], object]) -> Path:
+def interrupted(
+    launch: "Launcher", home: Path, uri: str, stop: Callable[[], object], back: Callable[[], object], *more: str
+) -> Path:
     """A sweep during which the record cannot be written for a while, and that learns on; returns its folder."""
-    process = launch(*INLINE, "--name", "back", "--home", home, "--tracking-uri", uri)
+    process = launch(*INLINE, "--name", "back", "--home", home, "--tracking-uri", uri, *more)
     until(lambda: reports(home) >= 3, process=process)
     stop()
     until(lambda: reports(home) > 10, process=process)  # it learns on

@@ -2,8 +2,11 @@
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
+import record_faults
+from record_faults import Place
 from server_kit import INLINE, SWEEP, TRIALS, Postgres, Server, check, end_of, interrupted, publish, serving
 from sweep_kit import listing, matrices, only_folder
 
@@ -35,6 +38,21 @@ class Store:
         self.postgres.start()
         if self.server:
             self.server.start()
+
+    def place(self, name: str) -> Place:
+        """Where a sweep of this name is recorded in it."""
+        return Place(name, self.uri, self.database, self._held, ("--tracking-uri", self.uri))
+
+    def _held(self) -> bool:
+        """Whether a transaction is open; the server's own ends by itself."""
+        import psycopg
+
+        with contextlib.closing(psycopg.connect(self.database)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                "AND state NOT IN ('idle', 'disabled')"
+            )
+            return bool(cursor.fetchone()[0])
 
     def rows(self) -> dict[str, list]:
         """All that is in it."""
@@ -107,6 +125,19 @@ def _read_back(sweep, uri):
 
 def test_it_is_restarted_in_the_middle(launch, tmp_path, store):
     check(interrupted(launch, tmp_path / "home", store.uri, store.stop, store.start), store.database, store.uri)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        record_faults.runs_are_deleted_meanwhile,
+        record_faults.the_journal_is_torn,
+        partial(record_faults.the_driver_is_killed, times=4),
+    ],
+    ids=["deleted", "torn", "killed"],
+)
+def test_faults_of_each_store(fault, launch, tmp_path, store, request):
+    fault(launch, tmp_path / "home", store.place(request.node.callspec.id.replace("-", "_")))
 
 
 def test_there_is_no_such_database(launch, tmp_path, postgres):

@@ -1,33 +1,32 @@
 """Store and journal are touched by others: locked, four sweeps at once, runs deleted, a torn line, a file in a folder's place."""
 
 import contextlib
-import signal
 import sqlite3
 
 import pytest
-from mlflow.tracking import MlflowClient
-from server_kit import INLINE, SWEEP, check, end_of, publish, until
+import record_faults
+from record_faults import Place
+from server_kit import INLINE, SWEEP, check, end_of, until
 from sweep_kit import events, listing, only_folder, reports
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
-def runs(uri):
-    client = MlflowClient(uri)
-    return client, client.search_runs([e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")])
+def in_sqlite(home, name):
+    """The database of a home."""
+    database = home / "mlflow.db"
+    uri = f"sqlite:///{database}"
 
-
-def _stopped_between_writes(process, database):
-    """Stops the sweep, unless it holds the database at that moment: a stopped process would never let go of it."""
-    process.send_signal(signal.SIGSTOP)
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            other.execute("ROLLBACK")
-    except sqlite3.OperationalError:
-        process.send_signal(signal.SIGCONT)
+    def held():
+        try:
+            with contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
         return False
-    return True
+
+    return Place(name, uri, uri, held)
 
 
 def test_sqlite_is_locked_by_another(launch, tmp_path):
@@ -67,47 +66,9 @@ def test_four_sweeps_start_at_once_on_a_fresh_store(launch, tmp_path):
         check(home / name, f"sqlite:///{home / 'mlflow.db'}")
 
 
-def test_runs_are_deleted_meanwhile(launch, tmp_path):
-    """The sweep's, a finished trial's and the one that is running."""
-    home = tmp_path / "home"
-    uri = f"sqlite:///{home / 'mlflow.db'}"
-    process = launch(*INLINE, "--home", home)
-    until(lambda: reports(home) >= 3 and {"FINISHED", "RUNNING"} <= _states(uri), process=process)
-    until(lambda: _stopped_between_writes(process, home / "mlflow.db"))  # so that they are what they were when they are deleted
-    client, found = runs(uri)
-    finished = next(run for run in found if run.info.status == "FINISHED")
-    deleted = [run for run in found if run.info.status == "RUNNING"] + [finished]
-    assert {run.data.tags["cl.role"] for run in deleted} == {"sweep", "trial"}
-    for run in deleted:
-        client.delete_run(run.info.run_id)
-    process.send_signal(signal.SIGCONT)
-    said = end_of(process)
-    assert said.code == 0, said.err
-    check(only_folder(home), uri)
-    for run in deleted:  # taken back out of the trash: now they are there twice
-        client.restore_run(run.info.run_id)
-    assert publish(only_folder(home)).code == 0
-    check(only_folder(home), uri)
-    assert sum("cl.orphan" in run.data.tags for run in runs(uri)[1]) == len(deleted)
-
-
-def test_the_last_line_of_the_journal_is_torn(launch, tmp_path):
-    home = tmp_path / "home"
-    uri = f"sqlite:///{home / 'mlflow.db'}"
-    process = launch(*INLINE, "--home", home)
-    until(lambda: reports(home) >= 6 and "RUNNING" in _states(uri), process=process)
-    process.kill()
-    process.wait()
-    sweep = only_folder(home)
-    with (sweep / "journal.jsonl").open("ab") as journal:
-        journal.write(b'{"n":77,"time":1763760000.0,"event":"task","pack":"')
-    for _ in range(2):
-        said = publish(sweep)
-        assert said.code == 0, said.err
-        assert "RUNNING" not in _states(uri)  # nobody runs it
-    resumed = end_of(launch("--resume", sweep.name, "--home", home))
-    assert resumed.code == 0, resumed.err
-    check(sweep, uri)
+@pytest.mark.parametrize("fault", [record_faults.runs_are_deleted_meanwhile, record_faults.the_journal_is_torn])
+def test_faults_of_each_store(fault, launch, tmp_path):
+    fault(launch, tmp_path / "home", in_sqlite(tmp_path / "home", "broken"))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +93,3 @@ def test_a_file_is_in_the_place_of_mlflows_files(launch, tmp_path):
     said = end_of(launch(*SWEEP, "--home", home))
     assert said.is_refusal, said
     assert "mlflow-artifacts" in said.err
-
-
-def _states(uri) -> set[str]:
-    try:
-        return {run.info.status for run in runs(uri)[1]}
-    except Exception:  # noqa: BLE001 - the database is only being made
-        return set()
