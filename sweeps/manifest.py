@@ -25,6 +25,8 @@ def check_manifest(folder: Path, settings: Settings) -> None:
     if not path.exists():
         return
     before, now = read_manifest(path)["question"], settings.question()
+    if "space_file" in before:  # sweeps of before 2026-11-22 have the file's whole path
+        before = {**before, "space": Path(before["space"]).name}
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in differing)

@@ -152,9 +152,9 @@ class Settings(BaseModel):
         """
         asked = self.model_dump(mode="json", include=set(QUESTION))
         files = {name: digest for name in (self.method, self.benchmark, self.network) if (digest := file_digest(name))}
-        space = (
-            {"space_file": hashlib.sha256(Path(self.space).read_bytes()).hexdigest()[:16]} if self.space.endswith(".toml") else {}
-        )
+        space: dict[str, str] = {}
+        if self.space.endswith(".toml"):  # what it holds, not where it lies: a home may be moved
+            space = {"space": Path(self.space).name, "space_file": hashlib.sha256(Path(self.space).read_bytes()).hexdigest()[:16]}
         fork = {"fork": self.fork["before"]} if self.fork else {}
         return {**asked, "assign": dict(sorted(self.assign.items())), **({"files": files} if files else {}), **space, **fork}
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -180,6 +181,26 @@ def test_an_unfinished_grid_says_so_and_has_no_variance(studies):
     text = (studies.folder("robustness") / "report.md").read_text()
     assert "4 of 8 trials are missing" in text
     assert "The grid is not complete" in text
+
+
+def test_sweeps_from_an_archive_are_found_in_another_home(studies, tmp_path):
+    """As results come from a cluster: what a space file of the other home holds counts, not where it lay."""
+    words = "robustness --method hat --seeds 1 --cells 2x2 --no-corruptions --no-references"
+    assert studies(words)[0] == 0
+    (sweep,) = (path.parent for path in studies.home.glob("*/journal.jsonl"))
+    other, file = tmp_path / "other", tmp_path / "sweep.zip"
+    archive = [sys.executable, str(ROOT / "trackers" / "archive.py")]
+    subprocess.run([*archive, "pack", str(sweep), "--to", str(file)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run([*archive, "unpack", str(file), "--home", str(other)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    shutil.rmtree(studies.home)
+    studies.home = other
+    code, out = studies(words, "--from-record")
+    assert code == 0, out
+    assert "missing" not in out
+    assert len(rows(studies.folder("robustness"), "cells")) == 4
+    code, out = studies(words)
+    assert code == 0, out
+    assert "all 4 trials are there" in out
 
 
 def test_robustness_of_a_sampled_space(studies):

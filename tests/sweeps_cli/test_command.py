@@ -6,7 +6,9 @@ import math
 import os
 import re
 import shlex
+import shutil
 import socket
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -627,6 +629,22 @@ def test_resume_with_other_settings_shows_the_difference(cli, home, cells):
     assert taken.code == 2
     assert "made with other settings" in taken.err
     assert listing(home) == before
+
+
+def test_a_space_is_what_it_holds_and_not_where_it_lies(cli, home, cells, tmp_path):
+    cli(*HAT, "--space", cells, "--home", home, "--time-budget", "0.000001")
+    moved = tmp_path / "elsewhere" / Path(cells).name
+    moved.parent.mkdir()
+    shutil.copy(cells, moved)
+    manifest = only_folder(home) / "sweep.json"
+    kept = json.loads(manifest.read_text())
+    kept["question"]["space"] = str(cells)  # as sweeps of before 2026-11-22 have it
+    manifest.write_text(json.dumps(kept))
+    said = cli(*HAT, "--space", moved, "--home", home)
+    assert said.code == 0, said.err
+    assert only_folder(home) == manifest.parent
+    moved.write_text(moved.read_text() + "# another\n")
+    assert cli(*HAT, "--space", moved, "--home", home, "--name", manifest.parent.name).code == 2
 
 
 def test_a_damaged_manifest_is_one_line(cli, home, cells):
