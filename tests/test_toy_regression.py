@@ -89,7 +89,8 @@ def test_a_pack_that_learns_curves_is_its_members(name):
 
 @pytest.mark.parametrize("name", ABLE)
 def test_every_method_that_can_learns_a_curve_and_shows_it(name):
-    training = {"epochs": 150, "batch_size": 50, "lr": 0.006} if name == "hat" else {"epochs": 150, "batch_size": 100, "lr": 0.01}
+    rate = {"hat": 0.006, "hnet": 0.003}.get(name, 0.01)  # HNET at .01 learns on some processors and not on others
+    training = {"epochs": 150, "batch_size": 50 if name == "hat" else 100, "lr": rate}
     reports = finish(learner(name, [{}], own=True, tasks=1, **{**SETTINGS, **training}))
     assert reports[0].members[0].test[0] < 0.5
     assert reports[1].members[0].test[0] > 0.5

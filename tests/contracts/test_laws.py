@@ -35,6 +35,8 @@ WAYS = [(name, {}) for name in NAMES] + [
 ]
 #: Methods whose parameters only say which fixed weights or units are on: whatever their size, the network stays finite.
 ONLY_SCORES = {"supsup", "hopsupsup"}
+#: Methods that invert matrices of nearly equal rows, which makes more of rounding, by the processor.
+INVERTING = {"fromp", "frcl"}
 #: Ways that differ only where the task is not given.
 WITHOUT_IDS = [(name, {}) for name in NAMES] + [("hnet", {"inference": "classifier"})]
 IN_EACH_WAY = pytest.mark.parametrize(("name", "shared"), WAYS, ids=lambda v: v if isinstance(v, str) else "-".join(v) or "plain")
@@ -55,7 +57,7 @@ def check_pack_is_solo(name, shared, places=(0,), **options):
 
     The first member of a growing method is the narrowest: it is the one that its neighbours' widths could disturb.
     """
-    together = pack(name, shared, dtype=torch.float64, **options)
+    together, near = pack(name, shared, dtype=torch.float64, **options), 1e-6 if name in INVERTING else 1e-9
     reports = finish(together)
     for place in places:
         alone = pack(name, shared, (place,), dtype=torch.float64, **options)
@@ -64,8 +66,8 @@ def check_pack_is_solo(name, shared, places=(0,), **options):
             (a,), b = mine.members, ours.members[place]
             assert repr((a.test, a.validation, a.epochs, a.bytes)) == repr((b.test, b.validation, b.epochs, b.bytes))
             assert (a.capacity, a.use, a.reuse, a.compressed) == (b.capacity, b.use, b.reuse, b.compressed)
-            assert a.train_loss == pytest.approx(b.train_loss, abs=1e-9, nan_ok=True)
-        assert distance(alone.memory_of(0), together.memory_of(place)) < 1e-9
+            assert a.train_loss == pytest.approx(b.train_loss, abs=near, nan_ok=True)
+        assert distance(alone.memory_of(0), together.memory_of(place)) < near
     return reports
 
 
