@@ -5,6 +5,7 @@ It is part of ``ray[default]`` on the head; a client needs no more than Ray. The
 
 import asyncio
 import contextlib
+import http.client
 import json
 import logging
 import os
@@ -89,7 +90,7 @@ class JobServer:
         except OSError as error:
             hint = "is the head up, and ray[default] installed there (the job server is part of its dashboard)?"
             raise Unreachable(f"no job server answers at {self.url} ({getattr(error, 'reason', error)}): {hint}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, http.client.HTTPException):
             raise UserError(f"{self.url} is no job server of Ray (it answers something else).") from None
         if version.split(".")[:2] != ray.__version__.split(".")[:2]:
             raise UserError(f"{self.url} runs Ray {version}, and this machine Ray {ray.__version__}: install the same here.")

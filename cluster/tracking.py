@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import typer
 
@@ -86,7 +86,9 @@ def _backend(backend: str | None) -> str:
         parts = urlsplit(uri)
     except ValueError:
         raise UserError("--backend is no URI of a database, such as postgresql://USER@HOST/DB.") from None
-    if parts.password is None:
+    options = parse_qsl(parts.query)
+    secret = dict(options).get("password") if parts.password is None else unquote(parts.password)
+    if secret is None:
         return uri
     if backend is not None:
         raise UserError(
@@ -94,9 +96,10 @@ def _backend(backend: str | None) -> str:
         )
     if not parts.scheme.startswith("postgresql"):
         return uri
-    os.environ["PGPASSWORD"] = unquote(parts.password)  # the same for the server, and no message can show it
-    user, _, address = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}@{address}").geturl()
+    os.environ["PGPASSWORD"] = secret  # the same for the server, and no message can show it
+    user, at, address = parts.netloc.rpartition("@")
+    others = urlencode([(name, value) for name, value in options if name != "password"])
+    return parts._replace(netloc=f"{user.partition(':')[0]}{at}{address}", query=others).geturl()
 
 
 def _check_host(host: str, allowed_hosts: str | None) -> None:

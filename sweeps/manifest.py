@@ -6,13 +6,15 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clcore.benchmarks import Benchmark
 from clcore.errors import UserError
 from sweeps.settings import Settings
 from trackers.manifest import MANIFEST, read_manifest
 from trackers.record import FORMAT
+
+if TYPE_CHECKING:
+    from sweeps.asked import Asked
 
 
 def check_manifest(folder: Path, settings: Settings) -> None:
@@ -41,8 +43,9 @@ def write_manifest(folder: Path, settings: Settings, command: str) -> None:
     os.replace(temporary, folder / MANIFEST)
 
 
-def sweep_event(settings: Settings, benchmark: Benchmark, command: str) -> dict[str, Any]:
+def sweep_event(asked: "Asked", command: str) -> dict[str, Any]:
     """The journal's ``sweep`` event: what is asked, by which code, of which data."""
+    settings, benchmark = asked.settings, asked.benchmark
     packages = ("clsweep", "torch", "ray", "optuna", "mlflow")
     return {
         "format": FORMAT,
@@ -57,6 +60,7 @@ def sweep_event(settings: Settings, benchmark: Benchmark, command: str) -> dict[
         "scenario": benchmark.scenario,
         "tasks": len(benchmark.tasks),
         "data_digest": benchmark.digest,
+        "varied": [*asked.space.values, *asked.space.ranges],
     }
 
 

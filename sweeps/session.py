@@ -53,7 +53,7 @@ def run(asked: Asked, console: Console, command: str) -> int:
         until_the_end.enter_context(_log_to(folder / LOG))
         plan = replace(plan, start=beginning(settings, plan, folder))
         journal = Journal(folder / JOURNAL)
-        journal.append("sweep", sync=True, **sweep_event(settings, asked.benchmark, command))
+        journal.append("sweep", sync=True, **sweep_event(asked, command))
         sweep = Sweep(folder, journal, plan, _search(asked, folder, journal), settings.time_budget)
         console.print(
             f"[bold]{folder.name}[/]: {describe(asked.space)}; packs of {plan.size}, {workers} at a time, "

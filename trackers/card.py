@@ -57,7 +57,7 @@ class Facts:
         varied: names of the values that differ in the sweep.
         config: ``config.json`` of the first run.
         data: digest of the data of the sweep's first seed.
-        made_with: versions by package, and ``commit``.
+        made_with: versions by package, and ``commit``, several with spaces between.
     """
 
     runs: list["Run"]
@@ -103,7 +103,10 @@ def _gather(client: "MlflowClient", found: "Run") -> Facts:
     runs = sorted(groups[chosen], key=lambda r: int(r.data.tags["cl.seed"]) if r.data.tags.get("cl.seed", "").isdigit() else 0)
     config = read_config(client, runs[0].info.run_id)
     varied, sweep = varying(r.data.params for r in finished), tags_of_sweep(client, found)
-    return Facts(runs, len(groups) - 1, varied, config, sweep.get("cl.data", "unknown"), made_with(sweep))
+    made = [made_with({**sweep, **run_.data.tags}) for run_ in runs]
+    commits = dict.fromkeys(commit for each in made for commit in each.get("commit", "unknown").split())
+    made_so = {**made[0], "commit": " ".join(commits)}
+    return Facts(runs, len(groups) - 1, varied, config, sweep.get("cl.data", "unknown"), made_so)
 
 
 def _leader(client: "MlflowClient", sweep: "Run") -> str | None:
@@ -180,7 +183,7 @@ def _origin(facts: Facts) -> str:
     from trackers.kept import why_missing
 
     versions = ", ".join(f"{name} {version}" for name, version in facts.made_with.items() if name != "commit")
-    lines = ["## Made with", "", f"- commit: `{facts.made_with.get('commit', 'unknown')}`"]
+    lines = ["## Made with", "", f"- commit: {', '.join(f'`{commit}`' for commit in facts.made_with['commit'].split())}"]
     lines += [f"- data digest (of the sweep's first seed): `{facts.data}`"]
     lines += [f"- versions: {versions or 'unknown'}"]
     if why := why_missing(WEIGHTS, facts.config):

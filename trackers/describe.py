@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from trackers.labels import choices_text, chosen, varying_in
-from trackers.record import SweepRecord
+from trackers.record import SweepRecord, commits_of
 from trackers.repeat import resume_command
 from trackers.summary import Configuration, Final, configurations, final
 from trackers.trial_record import TrialRecord
@@ -141,7 +141,8 @@ def _linked(record: SweepRecord) -> str:
 
 def _commands(record: SweepRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
-    commit = f"; commit `{record.sweep['git']}`" if record.sweep["git"] else ""
+    commits = [f"`{commit}`" for commit in commits_of(record.calls)]
+    commit = f"; commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else ""
     lines = [
         f"- go on where it stopped: {_code(resume_command(record.name, record.sweep['settings'].get('home')))}",
         f"- ask the same again: {_code(record.first['command'])}",

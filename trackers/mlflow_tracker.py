@@ -24,6 +24,7 @@ from trackers.pictures_all import PICTURES
 from trackers.record import JOURNAL, SweepRecord, load
 from trackers.rows import (
     Point,
+    code_tags,
     rho_points,
     sweep_params,
     sweep_points,
@@ -170,6 +171,7 @@ class Publisher:
             return
         tags = {"cl.pack": trial.pack, "cl.reason": (trial.reason or "")[:1000], SEEN: str(trial.seen)}
         tags["mlflow.note.content"] = describe_trial(self.record, trial, known.run_id, self._names)
+        tags |= code_tags(trial.calls)
         tags["mlflow.parentRunId"] = parent.run_id  # another one, where the sweep's run was deleted
         points = [p for row in trial.rows.values() if row.seen > known.mark(SEEN) for p in trial_points(trial, row)]
         if trial.rho is not None and "cl.rho" not in known.tags:
@@ -179,7 +181,7 @@ class Publisher:
             tags |= self._upload_trial(known, self.folder / trial.artifacts)
             tags |= self._upload_pictures(known, self.folder / trial.artifacts)
         tags |= self._tell_data(known)
-        self._log(known, points, trial_params(trial), tags)
+        self._log(known, points, trial_params(self.record, trial), tags)
         self._rename(known, run_name(trial, self._names))
         status = "KILLED" if trial.status == "running" and self._over else _STATUS[trial.status]
         self._set_status(known, status, trial.since)
@@ -188,6 +190,7 @@ class Publisher:
         record = self.record
         points = [point for point in self._points if point.step > parent.mark(CLOSINGS)]
         tags = {"mlflow.note.content": describe(record, self._leader.finals), CLOSINGS: str(record.closings)}
+        tags |= code_tags(record.calls)
         if record.end is not None:
             tags |= self._upload(parent, self.folder / REPORT, "cl.report", str(record.end["n"]))
         tags |= self._tell_data(parent)

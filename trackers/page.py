@@ -12,7 +12,7 @@ from trackers.describe import duration, percent, state
 from trackers.labels import choices_text, chosen, show, varying_in
 from trackers.page_html import Html, document, element, join, pictures, section, table
 from trackers.pictures_all import BEST
-from trackers.record import SweepRecord
+from trackers.record import SweepRecord, commits_of
 from trackers.repeat import resume_command
 from trackers.summary import Configuration
 from trackers.trial_record import TrialRecord
@@ -226,7 +226,8 @@ def _repeat(record: SweepRecord, repeat: str | None) -> Html:
     commands["Ask the same again"] = record.first["command"]
     lines = (join(element("p", f"{what}:"), element("pre", command)) for what, command in commands.items() if command)
     versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
-    commit = f"; commit {record.sweep['git']}" if record.sweep["git"] else ""
+    commits = commits_of(record.calls)
+    commit = f"; commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else ""
     return section("How to repeat it", *lines, element("p", f"Made with {versions}{commit}.", class_="quiet"))
 
 

@@ -31,6 +31,7 @@ class SweepRecord:
     Attributes:
         sweep: the newest ``sweep`` event; empty before the first.
         first: the first ``sweep`` event.
+        calls: all of them: the first call, and each that went on with the sweep.
         stop: the ``stop`` event if the sweep is stopped now.
         end: the ``end`` event if it has ended.
         closings: how often a trial was done or failed, counting again what failed twice.
@@ -43,6 +44,7 @@ class SweepRecord:
 
     sweep: Event = field(default_factory=dict)
     first: Event = field(default_factory=dict)
+    calls: list[Event] = field(default_factory=list)
     packs: dict[str, PackRecord] = field(default_factory=dict)
     trials: dict[str, TrialRecord] = field(default_factory=dict)
     linked: dict[str, LinkedTrial] = field(default_factory=dict)
@@ -130,9 +132,15 @@ def load(sweep_folder: Path) -> SweepRecord:
     return replay(read(sweep_folder / JOURNAL)[0])
 
 
+def commits_of(calls: Iterable[Event]) -> list[str]:
+    """The commits of the code that some calls ran, the oldest first, each once."""
+    return list(dict.fromkeys(str(call["git"]) for call in calls if call["git"]))
+
+
 def _sweep(record: SweepRecord, event: Event) -> None:
     record.first = record.first or event
     record.sweep = event
+    record.calls.append(event)
     record.stop = record.end = None
     for trial in record.trials.values():  # what ran when the driver died is to be picked up
         if trial.status == "running":
@@ -178,6 +186,8 @@ def _start(record: SweepRecord, event: Event) -> None:
     record.repeated += event.get("lost") or 0.0
     for trial in (record.trials[name] for name in pack.trials):
         if trial.pack == pack.pack and trial.status == "open":
+            if not trial.calls or trial.calls[-1] is not record.sweep:
+                trial.calls.append(record.sweep)
             _turn(record, trial, "running", event)
 
 

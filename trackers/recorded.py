@@ -29,7 +29,7 @@ class RecordedTrial:
         trial: its identity.
         config: its ``config.json``: what ``sweeps.trials.Pack.recipe`` gives, and which ``data`` these were.
         matrices: ``test`` and (where there were such data) ``validation`` accuracies in [0, 1], shape [T + 1, T]; NaN: not known.
-        made_with: versions by package, and ``commit``; empty where the sweep's own run is gone.
+        made_with: versions by package, and ``commit`` (several, with spaces between, of a trial that went on with other code).
         sweep: name of the sweep that ran it.
         sweep_id: that sweep's identity.
     """
@@ -112,7 +112,7 @@ def recorded_trial(client: "MlflowClient", run_id: str) -> RecordedTrial:
         matrices = read_matrix(fetch(client, run_id, MATRIX, Path(folder)))
     if "test" not in matrices or not {*matrices} <= {"test", "validation"}:
         raise UserError(f"{MATRIX} of run {run_id} has accuracies of {', '.join(matrices) or 'nothing'}, not of test data.")
-    config, made = read_config(client, run_id), made_with(tags_of_sweep(client, run))
+    config, made = read_config(client, run_id), made_with({**tags_of_sweep(client, run), **tags})
     own = {name: tags.get(f"cl.{name}", "") for name in ("trial", "sweep", "sweep_id")}
     return RecordedTrial(run_id, config=config, matrices=matrices, made_with=made, **own)
 
@@ -143,9 +143,9 @@ def tags_of_sweep(client: "MlflowClient", run: "Run") -> dict[str, str]:
 
 
 def made_with(tags: Mapping[str, str]) -> dict[str, str]:
-    """Versions of packages, and the commit, that a sweep was made with, as the tags of its run say."""
+    """Versions of packages, and the commits, that a sweep or a trial was made with, as the tags of its run say."""
     found = {name.removeprefix("cl.version."): value for name, value in tags.items() if name.startswith("cl.version.")}
-    commit = tags.get("mlflow.source.git.commit")
+    commit = tags.get("cl.commits") or tags.get("mlflow.source.git.commit")
     return {**found, **({"commit": commit} if commit else {})}
 
 

@@ -3,7 +3,7 @@
 import getpass
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from clcore import metrics
 from trackers.cost import cost
+from trackers.journal import Event
 from trackers.labels import chosen, is_plain, show
-from trackers.record import FORMAT, SweepRecord
+from trackers.record import FORMAT, SweepRecord, commits_of
 from trackers.summary import Configuration
 from trackers.trial_record import TaskRow, TrialRecord
 
@@ -69,16 +70,25 @@ def sweep_points(record: SweepRecord, time: float, best: Configuration | None) -
     return _points({**told, **(_best(best) if best else {}), **_spent(record)}, time, record.closings)
 
 
-def trial_params(trial: TrialRecord) -> dict[str, str]:
-    """Hyperparameters first, then training settings, at most ``PARAM_LIMIT``."""
-    return _params(chosen(trial))
+def trial_params(record: SweepRecord, trial: TrialRecord) -> dict[str, str]:
+    """What the sweep varies first, then what it sets, hyperparameters and training settings; at most ``PARAM_LIMIT``."""
+    values, first = chosen(trial), record.first
+    named = [key for key in (*(first.get("varied") or ()), *_assigned(first)) if key in values]
+    return _params({key: values[key] for key in (*named, *values)})
 
 
 def sweep_params(record: SweepRecord) -> dict[str, str]:
     """The question as it was first asked; a resume cannot change a param of MLflow's."""
     first = record.first
     what = {key: first[key] for key in ("method", "benchmark", "network", "scenario", "tasks")}
-    return _params({**what, **{k: v for k, v in first["settings"].items() if k not in what}})
+    said = {**_assigned(first), **{key: value for key, value in first["settings"].items() if value is not None}}
+    return _params({**what, **{key: value for key, value in said.items() if key not in what}})
+
+
+def _assigned(call: Event) -> dict[str, Any]:
+    """What ``--set`` said."""
+    found = call["settings"].get("assign")
+    return found if isinstance(found, dict) else {}
 
 
 def trial_tags(record: SweepRecord, sweep_id: str, trial: TrialRecord, parent: str) -> dict[str, str]:
@@ -93,6 +103,7 @@ def trial_tags(record: SweepRecord, sweep_id: str, trial: TrialRecord, parent: s
         **study,
         **{tag: str(value) for tag, value in parents.items() if value is not None},
         "cl.method": trial.method,
+        "cl.protocol": str(trial.settings.get("protocol", "")),
         "cl.pack": trial.pack,
         "mlflow.parentRunId": parent,
     }
@@ -100,9 +111,18 @@ def trial_tags(record: SweepRecord, sweep_id: str, trial: TrialRecord, parent: s
 
 def sweep_tags(record: SweepRecord, sweep_id: str) -> dict[str, str]:
     """The tags of a sweep's own run."""
-    versions = {f"cl.version.{name}": str(value) for name, value in record.first["versions"].items()}
     what = {"cl.role": "sweep", "cl.method": record.first["method"], "cl.data": str(record.first["data_digest"])}
-    return {**_common_tags(record, sweep_id), **what, **versions}
+    return {**_common_tags(record, sweep_id), **what, **code_tags(record.calls)}
+
+
+def code_tags(calls: Sequence[Event]) -> dict[str, str]:
+    """Versions and commit of the last of some calls, and all their commits where they are several."""
+    if not calls:
+        return {}
+    versions = {f"cl.version.{name}": str(value) for name, value in calls[-1]["versions"].items()}
+    commits = commits_of(calls)
+    several = {"cl.commits": " ".join(commits)} if len(commits) > 1 else {}
+    return {**versions, **({"mlflow.source.git.commit": commits[-1]} if commits else {}), **several}
 
 
 def clean(name: str) -> str:
@@ -222,7 +242,7 @@ def _param(value: Any) -> str:
 
 def _common_tags(record: SweepRecord, sweep_id: str) -> dict[str, str]:
     first = record.first
-    tags = {
+    return {
         "cl.format": str(FORMAT),
         "cl.sweep": record.name,
         "cl.sweep_id": sweep_id,
@@ -233,7 +253,6 @@ def _common_tags(record: SweepRecord, sweep_id: str) -> dict[str, str]:
         "mlflow.source.name": first["command"],
         "mlflow.source.type": "LOCAL",
     }
-    return tags if not first["git"] else {**tags, "mlflow.source.git.commit": str(first["git"])}
 
 
 def _user() -> str:

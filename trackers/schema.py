@@ -8,7 +8,8 @@ T is the number of tasks, ``seen`` counts learned tasks: 0 is the untrained netw
 
 ======= ============================================================================================================
 sweep   format: 1, name, settings: {}, command: str, versions: {}, git: commit | null, method, benchmark, network,
-        scenario, tasks: T, data_digest. Comes first, and again at each resume; the last one counts.
+        scenario, tasks: T, data_digest, varied: [keys that the space varies]. Comes first, and again at each resume; the
+        last one counts.
 pack    pack, plan: {members, threads, compiled, drop}, trials: [{trial, config, seed, method, hyperparameters: {},
         settings: {}, study: int | null, role: "trial" | "reference"; and where it was forked fork: {run: MLflow's id of
         the run it was forked from, trial, at: first task (from 1) learned with values of its own}}]
@@ -34,7 +35,7 @@ stop    reason: "interrupted" | "environment" | .., detail
 end     status: "done" | "failed", ledger: {asked, done, skipped, failed}
 ======= ============================================================================================================
 
-Format 1 is the first. Keys that were added to it since (use, compressed, inferred, fitted, fork, lost, cpu_seconds, memory,
+Format 1 is the first. Keys that were added to it since (varied, use, compressed, inferred, fitted, fork, lost, cpu_seconds, memory,
 failed's seconds) may be missing; unknown keys are left alone; a change that old code would misread raises the format, and old
 code then refuses the journal. A checkpoint that is a URI (``--storage``), ``again`` and ``dropped`` were added too: old code
 refuses an event that has the first, or is one of the others.
@@ -250,6 +251,7 @@ _EVENTS: dict[str, dict[str, Check]] = {
 }
 #: Fields that were added later: checked where they are there.
 _LATER: dict[str, dict[str, Check]] = {
+    "sweep": {"varied": _maybe(_all(_is_text))},
     "start": {"lost": _maybe(is_number)},
     "failed": {"seconds": _maybe(is_number)},
 }

@@ -49,6 +49,7 @@ class TrialRecord:
         artifacts: folder of its files, relative to the sweep's; None until it is done.
         rho: forgetting ratios after 1..T tasks, once the references are known.
         fork: what it was forked from, if it was.
+        calls: the ``sweep`` events of the calls that trained it, each with its commit and versions.
         dropped: what of its files was taken away (``schema.PARTS``), and why.
     """
 
@@ -77,6 +78,7 @@ class TrialRecord:
     joint: str | None = None
     random: str | None = None
     fork: dict[str, Any] | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
 
     @property

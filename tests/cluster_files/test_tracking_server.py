@@ -103,8 +103,23 @@ def test_a_port_that_is_taken(tracking):
     assert "in use" in err
 
 
-def test_a_password_of_the_environment_is_not_shown(tracking, monkeypatch):
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://ann:hun%40ter2@127.0.0.1:1/mlflow")
+URIS_WITH_A_PASSWORD = [
+    "postgresql://ann:hun%40ter2@127.0.0.1:1/mlflow",
+    "postgresql://127.0.0.1:1/mlflow?user=ann&password=hun%40ter2",
+]
+
+
+@pytest.mark.parametrize("uri", URIS_WITH_A_PASSWORD)
+def test_a_password_in_an_argument_is_refused(tracking, uri):
+    code, out, err = tracking("--backend", uri, "--print")
+    assert code == 2
+    assert "holds a password" in err
+    assert "ter2" not in out + err
+
+
+@pytest.mark.parametrize("uri", URIS_WITH_A_PASSWORD)
+def test_a_password_of_the_environment_is_not_shown(tracking, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", uri)
     for words in (["--print"], []):
         _, out, err = tracking(*words)
         assert "ter2" not in out + err

@@ -72,7 +72,7 @@ def answering(word):
                 held.append(caller)
                 return
             with caller:
-                caller.recv(64)
+                caller.recv(4096)
                 caller.sendall(word)
 
         held = []
@@ -86,6 +86,19 @@ def answering(word):
 
 #: The first frames of a head of Ray 2.60: SETTINGS of 24 bytes and so on.
 HEAD = bytes.fromhex("000018040000000000 000400400000 000500400000 00060000 4000 fe0300000001 000004080000000000003f0001")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [HEAD, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\n"],
+    ids=["a head's own port", "half an answer", "a long line"],
+)
+def test_what_answers_is_no_job_server(word, launch):
+    with answering(word) as address:
+        said = launch("submit", f"http://{address}", "--status", "x")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert "is no job server of Ray" in said.err
 
 
 def test_who_answers_is_asked_before_ray_is(monkeypatch):

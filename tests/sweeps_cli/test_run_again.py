@@ -103,7 +103,7 @@ def test_where_it_parts_is_said(copy, cli):
 def test_other_versions_are_named_where_it_parts(copy, cli, monkeypatch):
     monkeypatch.setattr(replay, "run_pack", lambda *_: [])
     client, run = first_run(copy)
-    client.set_tag(run.data.tags["mlflow.parentRunId"], "cl.version.torch", "1.0")
+    client.set_tag(run.info.run_id, "cl.version.torch", "1.0")
     said = cli("--replay", run.info.run_id, "--tracking-uri", copy)
     assert said.code == 1
     assert f"torch 1.0 then, {torch.__version__.split('+')[0]}" in said.out

@@ -34,7 +34,7 @@ def run(asked):
     """The sweep without MLflow, and the most bytes that its packs held."""
     plan, _ = make_plan(asked, 1)
     journal = Journal(asked.folder / "journal.jsonl")
-    journal.append("sweep", **sweep_event(asked.settings, asked.benchmark, ""))
+    journal.append("sweep", **sweep_event(asked, ""))
     sweep = Sweep(asked.folder, journal, plan, Grid(asked.space), None)
     most, real = [], sweep.reported
 

@@ -29,7 +29,7 @@ def derive(record):
     describe(record, leader.finals), sweep_params(record), sweep_tags(record, record.identity)
     sweep_points(record, 1.0, leader.best)
     for trial in record.trials.values():
-        trial_params(trial), trial_tags(record, record.identity, trial, "parent"), rho_points(trial)
+        trial_params(record, trial), trial_tags(record, record.identity, trial, "parent"), rho_points(trial)
         for row in trial.rows.values():
             trial_points(trial, row)
 

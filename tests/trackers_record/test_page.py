@@ -339,9 +339,44 @@ def test_data_and_pictures_are_sent_once(sweep, uri, tmp_path, quick, monkeypatc
     again.publish()
 
 
+def test_each_trial_has_the_code_that_trained_it(tmp_path, uri):
+    """Three trials of a sweep that went on with other code: before, across and after."""
+    sweep, items = FakeSweep(tmp_path / "s"), [item(n) for n in range(3)]
+    before, across, after = (one["trial"] for one in items)
+    sweep.sweep()
+    for name, one in zip("abc", items, strict=True):
+        sweep.pack(name, [one])
+    sweep.start("a")
+    sweep.run_tasks("a", [before])
+    sweep.done(before, "a")
+    sweep.start("b")
+    sweep.run_tasks("b", [across], [0, 1])
+    sweep.sweep(git="4567def", versions={"torch": "2.14.0"})
+    sweep.start("b", 2)
+    sweep.run_tasks("b", [across], range(2, 6))
+    sweep.done(across, "b")
+    sweep.start("c")
+    sweep.run_tasks("c", [after])
+    sweep.done(after, "c")
+    sweep.end(asked=3, done=3)
+    Publisher(sweep.folder, uri, tmp_path / "artifacts").publish()
+    client = MlflowClient(uri)
+    tags = {run.data.tags["cl.trial"]: run.data.tags for run in by_role(client, "trial")}
+    said = {n: (t["mlflow.source.git.commit"], t.get("cl.commits"), t["cl.version.torch"]) for n, t in tags.items()}
+    assert said == {
+        before: ("0123abc", None, "2.13.0"),
+        across: ("4567def", "0123abc 4567def", "2.14.0"),
+        after: ("4567def", None, "2.14.0"),
+    }
+    (parent,) = by_role(client, "sweep")
+    assert parent.data.tags["cl.commits"] == "0123abc 4567def"
+    assert "commits `0123abc`, `4567def`" in parent.data.tags["mlflow.note.content"]
+
+
 def test_a_run_has_at_most_40_metrics_and_30_params(tmp_path, uri):
     sweep = FakeSweep(tmp_path / "s", tasks=20)
-    sweep.sweep(settings={f"setting{n}": n for n in range(50)})
+    settings = {"assign": {"key48": "48", "lr": "0.05"}, **{f"setting{n}": n for n in range(50)}, "nothing": None}
+    sweep.sweep(settings=settings, varied=["epochs", "key49"])
     one = item(0, **{f"key{n}": n for n in range(50)})
     sweep.pack("p", [one])
     sweep.start("p")
@@ -363,6 +398,9 @@ def test_a_run_has_at_most_40_metrics_and_30_params(tmp_path, uri):
         (run,) = by_role(client, role)
         assert 5 < len(run.data.metrics) <= 40
         assert 20 < len(run.data.params) <= 30
+        assert {"key48", "lr"} <= run.data.params.keys(), "what was set comes before what was not"
+        assert "nothing" not in run.data.params
+        assert role == "sweep" or {"epochs", "key49"} <= run.data.params.keys(), "and what varies before all"
     assert {"acc/t20", "capacity/total", "rho/avg", "inference/right_task"} <= set(run.data.metrics)
 
 
