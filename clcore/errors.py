@@ -39,5 +39,9 @@ class BadValue(UserError):  # noqa: N818
         super().__init__(f"{key} = {value!r} is not allowed: it must be {allowed}.")
 
 
+class NewerFormat(UserError):  # noqa: N818
+    """What is to be read was written by a newer clsweep; nothing is wrong with it."""
+
+
 class MissingData(UserError):  # noqa: N818
     """A data set that is neither on disk nor can be downloaded."""

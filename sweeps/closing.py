@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sweeps import report
 from sweeps.asked import Asked
-from sweeps.driver import HEARTBEATS, PACKS, Sweep
+from sweeps.driver import BUDGET, HEARTBEATS, PACKS, Sweep
 from sweeps.keeping import kept_lines
 from sweeps.storage import discard
 from sweeps.trainable import of_environment
@@ -116,6 +116,7 @@ def _repeat(asked: Asked, best: TrialRecord) -> str:
 def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict[str, int]) -> int:
     if stopped:
         free = f" ({shutil.disk_usage(sweep.folder).free} bytes are free)" if sweep.environment else ""
+        free = free or (f" ({sweep.budget:g} s a call; --time-budget says another)" if stopped == BUDGET and sweep.budget else "")
         for line in (f"stopped: {stopped}{free}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
             say(console, line)
         if sweep.environment:

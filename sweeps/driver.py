@@ -32,6 +32,8 @@ from trackers.trial_record import TrialRecord
 log = logging.getLogger(__name__)
 
 TRIALS, HEARTBEATS, PACKS = "trials", "heartbeats", "packs"
+#: Why a sweep stops that has used up ``--time-budget``.
+BUDGET = "time budget"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Sweep:
 
     def __init__(self, folder: Path, journal: Journal, plan: Plan, search: Search, budget: float | None) -> None:
         self.folder, self.journal, self.plan, self.search = folder, journal, plan, search
-        self.deadline = math.inf if budget is None else time.monotonic() + budget
+        self.budget, self.deadline = budget, math.inf if budget is None else time.monotonic() + budget
         events, _ = read(journal.path)
         self.record: SweepRecord = replay(events)
         self.entries = {e["trial"]: e for event in events if event["event"] == "pack" for e in event["trials"]}
@@ -172,7 +174,7 @@ class Sweep:
         if not self.queue:
             return None, None
         if time.monotonic() > self.deadline:
-            self.stopping = "time budget"
+            self.stopping = BUDGET
             return None, None
         pack, resume = self.queue.popleft()
         self.running[pack.identity] = pack

@@ -94,8 +94,13 @@ def _from_file(path: Path, settings: Settings) -> Space:
     section = content.get(wanted)
     if other in content or not isinstance(section, dict) or not section:
         raise UserError(f"{path}: search = {search!r} takes a non-empty section [{wanted}] and no [{other}].")
-    owners = {k: o for k, o in declarations(settings.method).items() if o is not Surroundings}
+    declared = declarations(settings.method)
+    owners = {k: o for k, o in declared.items() if o is not Surroundings}
     for key in section:
+        if key in declared and key not in owners:
+            raise UserError(
+                f"{path}: {key} belongs to benchmark and network, of which a sweep has one: --set {key}=VALUE, a sweep each."
+            )
         if key not in owners:
             raise UnknownName(f"hyperparameter or setting in {path}", key, owners)
         if key in settings.assign:

@@ -178,7 +178,7 @@ def _enter_postgres(uri: str) -> None:
         raise UserError(f"PostgreSQL needs the package {error.name}: pip install 'clsweep[postgres]'.") from None
     except SQLAlchemyError as error:
         said = str(error).splitlines()[0]
-        raise UserError(f"tracking store {uri} lets nobody in ({said}).") from None
+        raise UserError(f"tracking store {uri} cannot be entered ({said}).") from None
 
 
 def _connect(uri: str, scheme: str) -> None:

@@ -24,6 +24,8 @@ Examples:
 
   python trackers/model.py 3f2a90c1d5b84e6f9a7c0b1d2e3f4a5b
 
+  export MLFLOW_TRACKING_URI=sqlite:///runs/mlflow.db
+
   mlflow models serve -m runs:/3f2a90c1d5b84e6f9a7c0b1d2e3f4a5b/model --env-manager local
 """
 MODEL = "model"

@@ -47,7 +47,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from clcore.errors import UserError
+from clcore.errors import NewerFormat, UserError
 
 Check = Callable[[Any], bool]
 
@@ -69,12 +69,13 @@ def check_format(what: str, found: object, known: int) -> None:
         known: the newest format that this code knows, at least 1; it reads all up to it.
 
     Raises:
-        UserError: it is newer, or no format at all.
+        NewerFormat: it is newer.
+        UserError: it is no format at all.
     """
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise UserError(f"{what} has format {found!r}, which is none: it is damaged, or not clsweep's.")
     if found > known:
-        raise UserError(f"{what} has format {found}, and this clsweep reads up to format {known}: a newer one wrote it.")
+        raise NewerFormat(f"{what} has format {found}, and this clsweep reads up to format {known}: a newer one wrote it.")
 
 
 def read_json(data: bytes) -> Any:

@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from clcore.disk import bytes_in, bytes_text
-from clcore.errors import UserError
+from clcore.errors import NewerFormat, UserError
 from trackers.command import Home, Sweep, console_here, find_sweep, run, say, some_uri, sweeps_in
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def list_(home: Home = Path("runs")) -> None:
             table.add_row(*_cells(folder))
         except UserError as error:  # one that lost something must not hide the others
             damaged.append(f"{folder.name}: {error}")
-            table.add_row(folder.name, "", "", "damaged", "", "", "", "", _size(folder))
+            status = "of a newer clsweep" if isinstance(error, NewerFormat) else "damaged"
+            table.add_row(folder.name, "", "", status, "", "", "", "", _size(folder))
     console = console_here()
     console.print(table, markup=False) if table.row_count else say(console, f"there is no sweep in {home}")
     for line in damaged:

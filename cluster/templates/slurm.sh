@@ -3,7 +3,7 @@
 # A sweep of clsweep under Slurm, on a Ray cluster of the job's own nodes. Made by
 #   @@{command}
 #
-# Start    sbatch @@{file}
+# Start    sbatch @@{file}    (account, partition, QoS as your site asks: sbatch -A ACCOUNT -p PARTITION -q QOS @@{file})
 # Follow   tail -F @@{name}-JOB.out;  squeue --me
 # Stop     scancel --batch --signal=TERM JOB    (sbatch again goes on from the journal: the sweep has its name)
 #

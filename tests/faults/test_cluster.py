@@ -104,6 +104,11 @@ def check(home, undisturbed, said):
     assert {path.name for path in sweep.iterdir()} == LEFT
     assert sorted(len(e["trials"]) for e in events(sweep, "pack")) == [2, 2, 2]
     assert same_matrices(sweep, undisturbed)
+    again = sum(event["seconds"] or 0.0 for event in events(sweep, "again"))
+    repeated = again + sum(event.get("lost") or 0.0 for event in events(sweep, "start"))
+    assert record.repeated == pytest.approx(repeated)
+    assert (repeated > 0) == (attempts(home) > 1), "what was lost is known, and nothing else is taken for lost"
+    assert (repeated > 0) == ("failed or repeated" in said.out)
 
 
 def attempts(home):

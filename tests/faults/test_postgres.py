@@ -123,8 +123,10 @@ def _read_back(sweep, uri):
     assert not known
 
 
-def test_it_is_restarted_in_the_middle(launch, tmp_path, store):
-    check(interrupted(launch, tmp_path / "home", store.uri, store.stop, store.start), store.database, store.uri)
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_it_is_restarted_in_the_middle(launch, tmp_path, store, executor):
+    more = ["--executor", executor, "--name", f"back-{executor}"]
+    check(interrupted(launch, tmp_path / "home", store.uri, store.stop, store.start, *more), store.database, store.uri)
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ def test_it_does_not_let_us_in_at_the_start(launch, tmp_path, steady):
     assert listing(tmp_path) == before
 
 
-def test_it_goes_away_and_comes_back(launch, tmp_path, server):
-    sweep = interrupted(launch, tmp_path / "home", server.uri, server.kill, server.start)
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_it_goes_away_and_comes_back(launch, tmp_path, server, executor):
+    sweep = interrupted(launch, tmp_path / "home", server.uri, server.kill, server.start, "--executor", executor)
     assert "MLflow cannot be written" in (sweep / "log.txt").read_text()
     check(sweep, server.store, server.uri)
 

@@ -409,7 +409,7 @@ def test_a_stopped_sweep_is_resumed(cli, home, cells, tmp_path):
     assert cli(*whole, "--home", tmp_path / "whole").code == 0
     stopped = cli(*whole, "--home", home, "--time-budget", "0.000001")
     assert stopped.code == 0
-    assert "stopped: time budget" in stopped.out
+    assert "stopped: time budget (1e-06 s a call; --time-budget says another). Go on with:" in stopped.out
     assert stopped.ledger == {"trials": 4, "done": 0, "skipped": 0, "failed": 0, "open": 4, "reference": 2}
     name = only_folder(home).name
     resumed = cli("--resume", name, "--home", home, "--time-budget", "600")

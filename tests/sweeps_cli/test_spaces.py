@@ -31,6 +31,11 @@ def test_hats_grid_is_the_papers_six_by_eight():
     assert len(found.cells()) == 48
 
 
+def test_what_one_sweep_has_one_of_is_no_part_of_a_space(tmp_path):
+    with pytest.raises(UserError, match=r"dropout belongs to benchmark and network.*--set dropout=VALUE"):
+        from_file(tmp_path, "[values]\ndropout = [0.0, 0.5]\n")
+
+
 def test_tfms_grid_has_24_cells():
     cells = space("tfm").cells()
     assert len(cells) == 24

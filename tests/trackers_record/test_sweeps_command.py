@@ -58,11 +58,15 @@ def test_a_damaged_sweep_does_not_hide_the_others(home, says):
     finished(home, "damaged")
     (home / "damaged" / JOURNAL).write_bytes(b"{}\n")
     (home / "no-sweep").mkdir()
+    finished(home, "later")
+    newer = (home / "later" / JOURNAL).read_text().replace('"format":1', '"format":99', 1)
+    (home / "later" / JOURNAL).write_text(newer)
     result = says("list", "--home", home)
     assert result.code == 0
     assert line_of(result.out, NAME)[3] == "done"
     assert line_of(result.out, "damaged")[1] == "damaged"
     assert "line 1 is damaged" in result.out
+    assert line_of(result.out, "later")[1:5] == ["of", "a", "newer", "clsweep"]
     assert "no-sweep" not in result.out
 
 
