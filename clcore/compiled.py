@@ -8,6 +8,7 @@ cost nothing. On a GPU a program holds the whole pack.
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +47,8 @@ def _compiled(recording: Recording, inputs: Sequence[Tensor]) -> Function:
     from torch._inductor import config
 
     module = torch.fx.GraphModule(recording.constants, recording.graph)
-    with torch.no_grad(), config.patch(fallback_random=True, compile_threads=1):
+    with torch.no_grad(), config.patch(fallback_random=True, compile_threads=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what torch calls in its own code, about its next version
         program: Function = inductor(module, list(inputs))
         with torch.random.fork_rng():
             program(*inputs)  # code is generated at the first call
