@@ -70,10 +70,15 @@ def runs_are_deleted_meanwhile(launch: Launcher, home: Path, place: Place) -> No
 
 def _stopped_between_writes(process, place: Place) -> bool:
     process.send_signal(signal.SIGSTOP)
+    until(lambda: all(_is_stopped(thread) for thread in Path(f"/proc/{process.pid}/task").iterdir()))  # a signal takes its time
     if place.held():
         process.send_signal(signal.SIGCONT)
         return False
     return True
+
+
+def _is_stopped(thread: Path) -> bool:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "Tt"
 
 
 def the_journal_is_torn(launch: Launcher, home: Path, place: Place) -> None:

@@ -20,7 +20,7 @@ def in_sqlite(home, name):
     def held():
         try:
             with contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
+                other.execute("BEGIN EXCLUSIVE")  # whoever reads is in the way of a commit, too
                 other.execute("ROLLBACK")
         except sqlite3.OperationalError:
             return True
