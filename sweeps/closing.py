@@ -115,9 +115,12 @@ def _repeat(asked: Asked, best: TrialRecord) -> str:
 
 def _exit_code(sweep: Sweep, console: Console, stopped: str | None, ledger: dict[str, int]) -> int:
     if stopped:
-        free = f" ({shutil.disk_usage(sweep.folder).free} bytes are free)" if sweep.environment else ""
-        free = free or (f" ({sweep.budget:g} s a call; --time-budget says another)" if stopped == BUDGET and sweep.budget else "")
-        for line in (f"stopped: {stopped}{free}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
+        more = ""
+        if sweep.environment:
+            more = f" ({shutil.disk_usage(sweep.folder).free} bytes are free)"
+        elif stopped == BUDGET:
+            more = f" ({sweep.budget:g} s a call; --time-budget says another)"
+        for line in (f"stopped: {stopped}{more}. Go on with:", f"  {resume_command(sweep.folder.name, sweep.folder.parent)}"):
             say(console, line)
         if sweep.environment:
             return ENVIRONMENT
