@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import typer
 
 from clcore.errors import BadValue, UserError
-from trackers.check import check_tracking
+from trackers.check import check_tracking, password_of
 from trackers.command import console_here, say
 
 #: How MLflow is told of its database: an argument could be read by everybody on the machine.
@@ -83,22 +83,21 @@ def _backend(backend: str | None) -> str:
     if not uri:
         raise UserError(f"--backend is missing: name a database, e.g. --backend postgresql://USER@HOST/DB, or set {STORE}.")
     try:
-        parts = urlsplit(uri)
+        secret = password_of(uri)
     except ValueError:
         raise UserError("--backend is no URI of a database, such as postgresql://USER@HOST/DB.") from None
-    options = parse_qsl(parts.query)
-    secret = dict(options).get("password") if parts.password is None else unquote(parts.password)
     if secret is None:
         return uri
     if backend is not None:
         raise UserError(
             f"--backend holds a password, which everybody on this machine can read: leave it out and give it by {PASSWORD}."
         )
+    parts = urlsplit(uri)
     if not parts.scheme.startswith("postgresql"):
         return uri
     os.environ["PGPASSWORD"] = secret  # the same for the server, and no message can show it
     user, at, address = parts.netloc.rpartition("@")
-    others = urlencode([(name, value) for name, value in options if name != "password"])
+    others = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "password"])
     return parts._replace(netloc=f"{user.partition(':')[0]}{at}{address}", query=others).geturl()
 
 

@@ -97,7 +97,7 @@ def _from_file(path: Path, settings: Settings) -> Space:
     declared = declarations(settings.method)
     owners = {k: o for k, o in declared.items() if o is not Surroundings}
     for key in section:
-        if key in declared and key not in owners:
+        if declared.get(key) is Surroundings:
             raise UserError(
                 f"{path}: {key} belongs to benchmark and network, of which a sweep has one: --set {key}=VALUE, a sweep each."
             )

@@ -5,7 +5,7 @@ import socket
 import sqlite3
 import tempfile
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from clcore.errors import UserError
@@ -33,9 +33,19 @@ def check_password(uri: str) -> None:
     Raises:
         UserError: it holds a password.
     """
-    if urlsplit(uri).password or "password" in parse_qs(urlsplit(uri).query):
+    if password_of(uri):
         other = _PASSWORDS.get(_scheme(uri), "the database's own configuration")
         raise UserError(f"the tracking URI holds a password, which every record would show: leave it out, and use {other}.")
+
+
+def password_of(uri: str) -> str | None:
+    """The password in a URI, before its host or in its query; None where it has none.
+
+    Raises:
+        ValueError: it is no URI.
+    """
+    parts = urlsplit(uri)
+    return dict(parse_qsl(parts.query)).get("password") if parts.password is None else unquote(parts.password)
 
 
 def _scheme(uri: str) -> str:

@@ -53,7 +53,8 @@ def run(app: typer.Typer, words: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except typer.exceptions.TyperException as error:
-        return _complain(error.format_message()) if error.format_message() else BAD_CALL  # without words the help is shown
+        said = error.format_message()
+        return _complain(said) if said else BAD_CALL  # without words the help is shown
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
 

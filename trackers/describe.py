@@ -140,14 +140,18 @@ def _linked(record: SweepRecord) -> str:
 
 
 def _commands(record: SweepRecord) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
-    commits = [f"`{commit}`" for commit in commits_of(record.calls)]
-    commit = f"; commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else ""
     lines = [
         f"- go on where it stopped: {_code(resume_command(record.name, record.sweep['settings'].get('home')))}",
         f"- ask the same again: {_code(record.first['command'])}",
     ]
-    return "\n".join([*lines, "", f"{versions}{commit}"])
+    return "\n".join([*lines, "", made_with(record, "`")])
+
+
+def made_with(record: SweepRecord, mark: str = "") -> str:
+    """The versions that a sweep ran with, and the commits of its code, each between two marks."""
+    versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
+    commits = [f"{mark}{commit}{mark}" for commit in commits_of(record.calls)]
+    return f"{versions}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else versions
 
 
 def _code(command: str) -> str:

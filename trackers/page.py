@@ -8,11 +8,11 @@ from pathlib import Path
 
 from trackers.artifacts import write_text
 from trackers.cost import cost
-from trackers.describe import duration, percent, state
+from trackers.describe import duration, made_with, percent, state
 from trackers.labels import choices_text, chosen, show, varying_in
 from trackers.page_html import Html, document, element, join, pictures, section, table
 from trackers.pictures_all import BEST
-from trackers.record import SweepRecord, commits_of
+from trackers.record import SweepRecord
 from trackers.repeat import resume_command
 from trackers.summary import Configuration
 from trackers.trial_record import TrialRecord
@@ -225,10 +225,7 @@ def _repeat(record: SweepRecord, repeat: str | None) -> Html:
     }
     commands["Ask the same again"] = record.first["command"]
     lines = (join(element("p", f"{what}:"), element("pre", command)) for what, command in commands.items() if command)
-    versions = ", ".join(f"{name} {version}" for name, version in record.sweep["versions"].items())
-    commits = commits_of(record.calls)
-    commit = f"; commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else ""
-    return section("How to repeat it", *lines, element("p", f"Made with {versions}{commit}.", class_="quiet"))
+    return section("How to repeat it", *lines, element("p", f"Made with {made_with(record)}.", class_="quiet"))
 
 
 def _pictures(folder: Path, prefix: str, known: Mapping[str, str]) -> Html:

@@ -29,9 +29,7 @@ class SweepRecord:
     """A sweep as far as its journal knows it.
 
     Attributes:
-        sweep: the newest ``sweep`` event; empty before the first.
-        first: the first ``sweep`` event.
-        calls: all of them: the first call, and each that went on with the sweep.
+        calls: the ``sweep`` events: the first call, and each that went on with the sweep.
         stop: the ``stop`` event if the sweep is stopped now.
         end: the ``end`` event if it has ended.
         closings: how often a trial was done or failed, counting again what failed twice.
@@ -42,8 +40,6 @@ class SweepRecord:
         totals: of all trials together.
     """
 
-    sweep: Event = field(default_factory=dict)
-    first: Event = field(default_factory=dict)
     calls: list[Event] = field(default_factory=list)
     packs: dict[str, PackRecord] = field(default_factory=dict)
     trials: dict[str, TrialRecord] = field(default_factory=dict)
@@ -56,6 +52,16 @@ class SweepRecord:
     seconds: float = 0.0
     repeated: float = 0.0
     totals: Totals = field(default_factory=Totals)
+
+    @property
+    def first(self) -> Event:
+        """The first ``sweep`` event; empty before it."""
+        return self.calls[0] if self.calls else {}
+
+    @property
+    def sweep(self) -> Event:
+        """The newest ``sweep`` event; empty before the first."""
+        return self.calls[-1] if self.calls else {}
 
     @property
     def name(self) -> str:
@@ -138,8 +144,6 @@ def commits_of(calls: Iterable[Event]) -> list[str]:
 
 
 def _sweep(record: SweepRecord, event: Event) -> None:
-    record.first = record.first or event
-    record.sweep = event
     record.calls.append(event)
     record.stop = record.end = None
     for trial in record.trials.values():  # what ran when the driver died is to be picked up

@@ -63,7 +63,7 @@ def show(sweep: Sweep, home: Home = Path("runs")) -> None:
     folder, console = find_sweep(sweep, home), console_here()
     record, place = _load(folder), shlex.quote(str(folder.parent))
     name = shlex.quote(folder.name)
-    record.sweep = {**record.sweep, "settings": {**record.sweep["settings"], "home": str(folder.parent)}}  # where it is now
+    record.sweep["settings"]["home"] = str(folder.parent)  # where it is now
     text = describe(record)
     console.print(Markdown(text)) if console.is_terminal else say(console, text)
     said = {key: value for key, value in record.sweep["settings"].items() if value not in (None, {}, False)}

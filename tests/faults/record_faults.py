@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
-from server_kit import INLINE, TRIALS, Launcher, check, end_of, publish, until
+from server_kit import INLINE, TRIALS, Launcher, all_runs, check, end_of, publish, until
 from sweep_kit import events, reports
 
 
@@ -31,9 +31,7 @@ class Place:
 
     def runs(self) -> list:
         """The runs of the sweep that nobody deleted."""
-        client = MlflowClient(self.store)
-        experiments = [e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")]
-        return list(client.search_runs(experiments, f"tags.`cl.sweep` = '{self.name}'")) if experiments else []
+        return all_runs(MlflowClient(self.store), f"tags.`cl.sweep` = '{self.name}'")
 
     def states(self) -> set[str]:
         try:

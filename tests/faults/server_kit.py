@@ -235,8 +235,8 @@ def check(sweep: Path, uri: str, files_at: str | None = None) -> None:
     from mlflow.tracking import MlflowClient
 
     client, files = MlflowClient(uri), MlflowClient(files_at or uri)
-    (identity,) = {run.data.tags["cl.sweep_id"] for run in _all_runs(client) if run.data.tags["cl.sweep"] == sweep.name}
-    found = [run for run in _all_runs(client) if run.data.tags["cl.sweep_id"] == identity]
+    (identity,) = {run.data.tags["cl.sweep_id"] for run in all_runs(client) if run.data.tags["cl.sweep"] == sweep.name}
+    found = [run for run in all_runs(client) if run.data.tags["cl.sweep_id"] == identity]
     orphans = [run for run in found if "cl.orphan" in run.data.tags]
     parents = [run for run in found if run.data.tags["cl.role"] == "sweep"]
     children = [run for run in found if run not in orphans and run not in parents]
@@ -285,9 +285,10 @@ def _check_curves(client, run) -> None:
         assert len(steps) == len(set(steps)), (key, steps)
 
 
-def _all_runs(client) -> list:
+def all_runs(client, only: str = "") -> list:
+    """The runs of all sweeps, or those that MLflow's filter lets through."""
     experiments = [e.experiment_id for e in client.search_experiments(filter_string="name LIKE 'cl/%'")]
-    return list(client.search_runs(experiments, max_results=1000)) if experiments else []
+    return list(client.search_runs(experiments, only, max_results=1000)) if experiments else []
 
 
 class Launcher:

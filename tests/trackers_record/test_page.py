@@ -72,7 +72,7 @@ def quick(monkeypatch):
 def write(sweep, **facts):
     """The page of a sweep; facts replace what its first event says, where a journal with such names would not be read."""
     record = load(sweep.folder)
-    record.first = record.sweep = {**record.sweep, **facts}
+    record.calls[:] = [{**record.sweep, **facts}]
     report.write_report(sweep.folder, record, lambda best: f"{COMMAND} # {best.trial}")
     return Reader((sweep.folder / "report" / "index.html").read_text())
 
