@@ -42,14 +42,22 @@ class Compiler(Recorder):
 
 
 def _compiled(recording: Recording, inputs: Sequence[Tensor]) -> Function:
-    """Machine code; random numbers as without it (``fallback_random``), and no other processes to compile in."""
+    """Machine code; random numbers as without it (``fallback_random``), and no other processes to compile in.
+
+    With a table of shapes, though it stays empty, inductor finds on the disk what was compiled before (its ``codecache``).
+    """
+    from torch._guards import TracingContext, tracing
     from torch._inductor import compile as inductor
     from torch._inductor import config
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     module = torch.fx.GraphModule(recording.constants, recording.graph)
+    shapes = TracingContext(FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True))
     with torch.no_grad(), config.patch(fallback_random=True, compile_threads=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of what torch calls in its own code, about its next version
-        program: Function = inductor(module, list(inputs))
+        with tracing(shapes):
+            program: Function = inductor(module, list(inputs))
         with torch.random.fork_rng():
             program(*inputs)  # code is generated at the first call
     return program

@@ -22,8 +22,8 @@ from sweeps.spaces import describe
 from sweeps.trials import Pack, base_configuration
 from trackers.command import say
 
-#: Seconds that a sweep must be expected to take at most for compiling its steps to be tried; it costs half a minute a worker.
-COMPILE_FROM = 1800
+#: Seconds that a sweep must be expected to take at most for compiling its steps to be tried: about ten times what that costs.
+COMPILE_FROM = 120
 
 #: The kinds of nodes of a cluster, and of none.
 Kinds = Mapping[Kind, Group]
@@ -105,12 +105,13 @@ def _compiled_or_not(asked: Asked, most: int, workers: int, kinds: Kinds) -> Pil
     said = asked.settings.compiled
     there = partial(pilot_there, kinds=kinds) if kinds else pilot
     measure = partial(there, asked.settings.home, asked.kinds[0], most)
+    if said == "on" and (compiled := measure(replace(asked.like, compiled=True))).compiled:
+        return compiled
     plain = measure(asked.like)
-    if said == "off" or (said == "auto" and _at_most(asked, plain, plain.size, workers) < COMPILE_FROM):
+    if said != "auto" or _at_most(asked, plain, plain.size, workers) < COMPILE_FROM:
         return plain
     compiled = measure(replace(asked.like, compiled=True))
-    faster = compiled.step_of_one * GAIN <= plain.step_of_one
-    return compiled if compiled.compiled and (faster or said == "on") else plain
+    return compiled if compiled.compiled and compiled.step_of_one * GAIN <= plain.step_of_one else plain
 
 
 def _widened(asked: Asked, found: Pilot, like: Pack, batch: int, workers: int) -> tuple[Pilot, Pack]:

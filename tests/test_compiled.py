@@ -41,6 +41,22 @@ def test_a_member_of_a_compiled_pack_is_the_trial_alone_bit_for_bit_and_near_the
     assert len(compiler._programs) == tasks
 
 
+def test_what_was_compiled_before_is_found_on_the_disk_and_does_the_same(tmp_path, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = []
+    for outcome in ("miss", "hit"):
+        counters.clear()
+        compiler = Compiler()
+        made, _ = trained("finetune", [{}], [0.1], compiler, tasks=1, epochs=1)
+        assert compiler.failed == ""
+        assert counters["inductor"][f"fxgraph_cache_{outcome}"] == 1
+        found.append(made.memory)
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name]), name
+
+
 def test_tasks_that_differ_in_memory_alone_share_a_program(uncompiled):
     compiler = Compiler()
     trained("hat", [{}, {"smax": 50.0}], [0.05, 0.1], compiler)

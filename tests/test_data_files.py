@@ -13,7 +13,7 @@ import torch
 from clcore.benchmarks import BenchmarkOptions, build, default_data_dir
 from clcore.benchmarks import download as download_module
 from clcore.benchmarks.download import download
-from clcore.benchmarks.sources import FILES
+from clcore.benchmarks.sources import FILES, mnist
 from clcore.errors import BadValue, MissingData
 
 
@@ -116,6 +116,15 @@ def test_files_on_disk_are_read_without_network(tmp_path, no_network):
     assert torch.allclose(inputs, torch.full((1, 1, 28, 28), expected))
 
 
+def test_images_are_read_as_torchvision_reads_them(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    found = mnist(tmp_path)
+    for train, images, labels in ((True, found.images, found.labels), (False, found.test_images, found.test_labels)):
+        theirs = download_module.import_torchvision().datasets.MNIST(str(tmp_path), train=train)
+        assert torch.equal(images[:, 0], theirs.data)
+        assert torch.equal(labels, theirs.targets)
+
+
 def test_a_download_is_moved_into_place(tmp_path, monkeypatch):
     datasets = download_module.import_torchvision().datasets
     monkeypatch.setattr(download_module, "_reachable", lambda urls: True)
@@ -125,12 +134,13 @@ def test_a_download_is_moved_into_place(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "FashionMNIST" / "raw").iterdir()) == sorted(FILES)
 
 
-@pytest.mark.parametrize("damage", ["short", "empty", "garbage"])
+@pytest.mark.parametrize("damage", ["short", "longer", "empty", "garbage"])
 def test_files_that_cannot_be_read_are_one_line(tmp_path, damage):
     folder = tmp_path / "MNIST" / "raw"
     write_idx(folder)
     whole = (folder / FILES[0]).read_bytes()
-    (folder / FILES[0]).write_bytes({"short": whole[:1000], "empty": b"", "garbage": b"<html>" * 99}[damage])
+    damaged = {"short": whole[:1000], "longer": whole + b"x", "empty": b"", "garbage": b"<html>" * 99}
+    (folder / FILES[0]).write_bytes(damaged[damage])
     with pytest.raises(MissingData) as caught:
         build("split-mnist", BenchmarkOptions(), 0, tmp_path)
     assert "cannot be read" in one_clear_line(caught.value, tmp_path, "MNIST")
