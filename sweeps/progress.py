@@ -73,11 +73,11 @@ def summary(sweep: Sweep, begun: float) -> str:
 
 
 def completed(sweep: Sweep) -> float:
-    """The part of the sweep's work that is done, in [0, 1]: tasks learned, references included."""
-    tasks = sweep.record.tasks
+    """The part of the sweep's work that is done, in [0, 1]: tasks learned, of references too and of what is not proposed yet."""
+    tasks, later = sweep.record.tasks, sweep.ledger["asked"] - len(sweep.wanted)
     planned = [t for t in list(sweep.record.trials.values()) if t.trial not in sweep.done_before]
     learned = sum(tasks if t.status in ("done", "failed") else max(t.seen, 0) for t in planned)
-    return learned / (tasks * len(planned)) if planned else 0.0
+    return learned / (tasks * (len(planned) + later)) if planned else 0.0
 
 
 def pack_lines(sweep: Sweep) -> list[str]:
