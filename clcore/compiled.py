@@ -10,6 +10,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,12 @@ def _compiled(recording: Recording, inputs: Sequence[Tensor]) -> Function:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     module = torch.fx.GraphModule(recording.constants, recording.graph)
-    shapes = TracingContext(FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True))
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    shapes: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]  # as they are: no size is a variable
     with torch.no_grad(), config.patch(fallback_random=True, compile_threads=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of what torch calls in its own code, about its next version
-        with tracing(shapes):
-            program: Function = inductor(module, list(inputs))
+        with tracing(TracingContext(mode)):
+            program: Function = inductor(module, shapes)
         with torch.random.fork_rng():
             program(*inputs)  # code is generated at the first call
     return program

@@ -1,6 +1,7 @@
 """Compiled steps: the same training, whoever else is in the pack; and without them where they cannot be had."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -55,6 +56,9 @@ def test_what_was_compiled_before_is_found_on_the_disk_and_does_the_same(tmp_pat
         found.append(made.memory)
     for name, tensor in found[0].items():
         assert torch.equal(tensor, found[1][name]), name
+    (generated,) = (path.read_text() for path in tmp_path.rglob("*.py"))
+    assert "def call(" in generated
+    assert not re.search(r"\bs\d+ = ", generated), "a size is a variable"
 
 
 def test_tasks_that_differ_in_memory_alone_share_a_program(uncompiled):
@@ -106,3 +110,12 @@ def test_a_step_that_asks_for_the_epoch_is_not_compiled(monkeypatch, uncompiled)
     assert "NoneType" in compiler.failed
     plain, _ = trained("finetune", [{}], [0.1], None)
     assert all(torch.equal(asked.memory[name], tensor) for name, tensor in plain.memory.items())
+
+
+@pytest.mark.long
+def test_a_network_that_divides_by_sizes_compiles():
+    """A residual one does; a program in which sizes were variables could not be had of it."""
+    compiler = Compiler()
+    trained("finetune", [{}], [0.01], compiler, net="residual", network_settings={"norm": "batch"}, tasks=1, epochs=1)
+    assert compiler.failed == ""
+    assert len(compiler._programs) == 1
