@@ -23,7 +23,7 @@ from sweeps.trials import Pack, base_configuration
 from trackers.command import say
 
 #: Seconds that a sweep must be expected to take at most for compiling its steps to be tried: about ten times what that costs.
-COMPILE_FROM = 120
+COMPILE_FROM = 300
 
 #: The kinds of nodes of a cluster, and of none.
 Kinds = Mapping[Kind, Group]
