@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SIZES = (1, 16, 64)
 #: Steps before the clock starts, and seconds that each size is measured for.
-WARM_UP, SECONDS = 3, 0.1
+WARM_UP, SECONDS = 3, 0.3
 #: Packing must be this much cheaper per member than running alone.
 GAIN = 1.2
 #: The states of all packs' members may take this part of the memory: the step holds them again, a checkpoint's writing twice more.
